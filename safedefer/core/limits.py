@@ -1,0 +1,41 @@
+"""Every bound on size, depth and time, with its unit and where the number comes from."""
+
+from datetime import timedelta
+from typing import Final
+
+# Cloud Tasks refuses a stored task above 2^20 - 7 bytes; the rest is room for what the service adds to it.
+MAX_INLINE_TASK_BYTES: Final = 1_000_000
+
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+"""Default cap of an encoded body, inline or not."""
+
+MAX_CLAIMS_BYTES: Final = 2_048
+"""All names at their longest, plus the fixed parts, stay below it."""
+
+MAX_REQUEST_BYTES: Final = 1_048_576
+"""What the handler reads at most: Cloud Tasks holds no task larger than 1 MiB."""
+
+MAX_DEPTH: Final = 32
+"""Nesting of an argument, ext values included."""
+
+MAX_NODES: Final = 500_000
+"""Values in one body: elements, keys and containers together."""
+
+MAX_TOKEN_BYTES: Final = 4_096
+"""An identity token of Google's is below 1.5 kB."""
+
+MAX_SCHEDULE_AHEAD: Final = timedelta(days=30)
+"""Cloud Tasks: no more than 720 hours in the future."""
+
+MAX_AGE: Final = timedelta(days=31)
+"""From the time a task may run to the time it expires: Cloud Tasks keeps no task longer."""
+
+CLOCK_SKEW: Final = timedelta(seconds=30)
+
+MIN_DISPATCH_DEADLINE: Final = timedelta(seconds=15)
+MAX_DISPATCH_DEADLINE: Final = timedelta(minutes=30)
+DEFAULT_DISPATCH_DEADLINE: Final = timedelta(minutes=10)
+"""Cloud Tasks, HTTP targets: 15 s to 30 min, 10 min if none is given."""
+
+MIN_KEY_BYTES: Final = 32
+"""A root secret carries at least the security of HMAC-SHA-256."""

@@ -1,0 +1,166 @@
+"""What the rules need of the outside, as Protocols. `safedefer.django.setup` chooses what fills them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol, final
+
+from safedefer.core.audit import AuditEvent
+from safedefer.core.names import QueueName, TaskName
+from safedefer.core.references import ModelReference
+
+
+class Clock(Protocol):
+    """Tells the time, and what a naive datetime means."""
+
+    def time(self) -> float:
+        """Seconds since 1970 in UTC."""
+        ...
+
+    def aware(self, moment: datetime) -> datetime:
+        """The same moment with a time zone; a naive one is read as the project's settings say."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class OutgoingTask:
+    """One task as Cloud Tasks is to hold it.
+
+    Attributes:
+        queue: Queue id.
+        name: Last part of its name; every task has one, so that a repeated create cannot make two.
+        envelope: The request body.
+        schedule_time: Seconds since 1970; None means now.
+        deadline: Dispatch deadline.
+    """
+
+    queue: QueueName
+    name: TaskName
+    envelope: bytes
+    schedule_time: float | None
+    deadline: timedelta
+
+    def __repr__(self) -> str:
+        return f"<OutgoingTask {self.queue}/{self.name}>"
+
+
+class SendableTask(Protocol):
+    """An outgoing task in the form that the service takes."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Exact size of what the service is given to store."""
+        ...
+
+
+class TaskSender(Protocol):
+    """Creates tasks."""
+
+    def prepare(self, task: OutgoingTask) -> SendableTask:
+        """Build what would be sent, so that it can be measured. Does no I/O."""
+        ...
+
+    def send(self, task: SendableTask) -> bool:
+        """Create the task.
+
+        Returns:
+            False where a task of that name exists already, or existed too recently.
+        Raises:
+            QueueNotFoundError: No such queue.
+            PayloadTooLargeError: The service finds it too large.
+            TaskRefusedError: The service refuses it for good.
+            QueueUnavailableError: The service did not answer; the task may or may not exist.
+        """
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedCaller:
+    """Whom a verified identity token names."""
+
+    email: str
+    subject: str
+
+
+class TokenVerifier(Protocol):
+    """Decides whether the Authorization header of a dispatch proves that our queue called."""
+
+    def verify(self, authorization: str | None) -> VerifiedCaller:
+        """Verify the header.
+
+        Trust: `authorization` comes from the network.
+        Raises:
+            TokenError: It proves nothing.
+            TokenKeysUnavailableError: It cannot be verified now.
+        """
+        ...
+
+
+class ReferenceResolver(Protocol):
+    """Model instances and the references that stand for them."""
+
+    def is_model(self, cls: type) -> bool:
+        """Whether instances of the class, or of its subclasses, are rows."""
+        ...
+
+    def allows(self, label: str, cls: type) -> bool:
+        """Whether a label names the model `cls` or a subclass of it. Never imports anything."""
+        ...
+
+    def reference(self, instance: object) -> ModelReference:
+        """The reference of a row.
+
+        Raises:
+            ValueError: The instance is no saved row; the message says why.
+        """
+        ...
+
+    def resolve(self, references: Iterable[ModelReference]) -> Mapping[ModelReference, object]:
+        """Load rows, those of one model and alias together. Rows that are gone are absent from the result.
+
+        Raises:
+            UnavailableError: The database did not answer.
+        """
+        ...
+
+
+class CommitHook(Protocol):
+    """The caller's database transaction."""
+
+    def in_transaction(self, using: str) -> bool:
+        """Whether a transaction is open on the alias.
+
+        Raises:
+            InvalidOptionError: There is no such alias.
+        """
+        ...
+
+    def on_commit(self, using: str, action: Callable[[], object]) -> None:
+        """Call `action` once the transaction has committed; never, if it is rolled back."""
+        ...
+
+
+class AuditSink(Protocol):
+    """Keeps audit events."""
+
+    def emit(self, event: AuditEvent) -> None:
+        """Record one event. An exception means that it was not recorded."""
+        ...
+
+
+class Invoker(Protocol):
+    """Calls a deferred function, whatever its kind."""
+
+    def call(self, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
+        """Call a function, or run a coroutine function to its end."""
+        ...
+
+
+class FailureSink(Protocol):
+    """Is handed the exceptions of deferred functions, for the application's own error reporting."""
+
+    def failed(self, function: str, task_id: str, error: BaseException) -> None:
+        """Report one failed execution."""
+        ...
