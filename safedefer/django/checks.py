@@ -1,0 +1,65 @@
+"""System checks with lasting ids: docs/reference/checks.md lists them."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.apps import AppConfig
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004  # Django's own name.
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import NoReverseMatch, reverse
+
+from safedefer.django.conf import Problem, Settings, read_settings
+
+
+def register_checks() -> None:
+    """Have `manage.py check`, and every command that runs the checks, look at the settings."""
+    register(check_settings, "safedefer")
+
+
+def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001
+    """Every problem of the SAFEDEFER setting, and of where the handler is mounted."""
+    settings, problems = read_settings(django_settings, os.environ)
+    messages = [_message(problem) for problem in problems]
+    if settings is not None:
+        messages += _check_mount(settings)
+    return messages
+
+
+def _message(problem: Problem) -> CheckMessage:
+    kind = Error if problem.is_error else Warning
+    return kind(problem.message, hint=problem.hint or None, id=f"safedefer.{problem.id}")
+
+
+def _check_mount(settings: Settings) -> list[CheckMessage]:
+    path = urlsplit(settings.handler_url).path
+    try:
+        mounted = reverse("safedefer:handler")
+    except (NoReverseMatch, ImproperlyConfigured, AttributeError):
+        return [
+            Warning(
+                "safedefer.urls is mounted nowhere: this site can defer calls, but cannot execute them.",
+                hint='Add path("_safedefer/", include("safedefer.urls")) to the URLconf of the site that executes.',
+                id="safedefer.W003",
+            )
+        ]
+    if mounted != path:
+        # A dispatch to another path would be redirected or not found; a redirect would carry the token along.
+        return [
+            Error(
+                f"The handler is mounted at {mounted}, but SAFEDEFER['HANDLER_URL'] ends in {path or '/'}.",
+                hint="Make both the same, to the slash.",
+                id="safedefer.E010",
+            )
+        ]
+    if getattr(django_settings, "SECURE_SSL_REDIRECT", False) and settings.local is not None:
+        return [
+            Warning(
+                "SECURE_SSL_REDIRECT redirects the dispatches of the local cloud, which come over http.",
+                hint="Turn it off where DEBUG is on.",
+                id="safedefer.W004",
+            )
+        ]
+    return []

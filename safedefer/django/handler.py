@@ -1,0 +1,71 @@
+"""The task handler: request in, response out. The one table from outcome to HTTP status.
+
+2xx ends a task, everything else has the queue try again; 503 also slows the queue down and is kept for outages.
+Refusals after the token all look the same from outside: the reason is in the audit event.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.debug import sensitive_variables
+
+from safedefer.errors import ConfigurationError, Reason
+from safedefer.flow.execute import Dispatch, handle_dispatch
+from safedefer.flow.outcome import Outcome, Verdict
+from safedefer.flow.runtime import current_runtime
+
+STATUS: Final[Mapping[Verdict, int]] = {
+    Verdict.DONE: 204,
+    Verdict.DROP: 204,
+    Verdict.BAD_REQUEST: 400,
+    Verdict.UNAUTHENTICATED: 401,
+    Verdict.METHOD_NOT_ALLOWED: 405,
+    Verdict.RETRY: 409,
+    Verdict.LENGTH_REQUIRED: 411,
+    Verdict.TOO_LARGE: 413,
+    Verdict.UNSUPPORTED_TYPE: 415,
+    Verdict.REFUSED: 422,
+    Verdict.FAILED: 500,
+    Verdict.UNAVAILABLE: 503,
+}
+_EXTRA_HEADERS: Final[Mapping[Verdict, Mapping[str, str]]] = {
+    Verdict.METHOD_NOT_ALLOWED: {"Allow": "POST"},
+    Verdict.UNAUTHENTICATED: {"WWW-Authenticate": "Bearer"},
+    Verdict.UNAVAILABLE: {"Retry-After": "10"},
+}
+
+
+@csrf_exempt
+@never_cache
+@transaction.non_atomic_requests
+@sensitive_variables()
+def task_handler(request: HttpRequest) -> HttpResponse:
+    """Answer one dispatch. Uses no session, no user, no cookie and no part of the URL."""
+    try:
+        runtime = current_runtime()
+    except ConfigurationError:
+        return answer(Outcome(Verdict.UNAVAILABLE, Reason.NOT_CONFIGURED))
+    return answer(handle_dispatch(runtime, _dispatch(request)))
+
+
+def answer(outcome: Outcome) -> HttpResponse:
+    """The response to an outcome; its body is empty whatever the reason."""
+    headers = _EXTRA_HEADERS.get(outcome.verdict, {})
+    return HttpResponse(status=STATUS[outcome.verdict], headers=headers, content_type="text/plain")
+
+
+def _dispatch(request: HttpRequest) -> Dispatch:
+    meta = request.META
+    return Dispatch(
+        method=request.method or "",
+        content_type=meta.get("CONTENT_TYPE"),
+        content_length=meta.get("CONTENT_LENGTH"),
+        authorization=meta.get("HTTP_AUTHORIZATION"),
+        queue=meta.get("HTTP_X_CLOUDTASKS_QUEUENAME"),
+        retry_count=meta.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT"),
+        read=request.read,
+    )

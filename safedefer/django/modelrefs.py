@@ -1,0 +1,101 @@
+"""Model instance <-> reference by primary key. Rows are loaded fresh, those of one model and alias in one query."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeGuard, final
+
+from django.apps import apps
+from django.core.exceptions import ValidationError
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+from django.db.models import Model
+
+from safedefer.core.references import ModelReference
+from safedefer.errors import ArgumentsRefusedError, Reason, UnavailableError
+
+_IN_ONE_QUERY: Final = 500
+"""Primary keys in one `IN (...)`; SQLite and others bound the number of parameters."""
+
+
+@final
+class RowsUnavailableError(UnavailableError):
+    """The database did not answer."""
+
+
+@final
+class DjangoReferences:
+    """ReferenceResolver over Django's models."""
+
+    def is_model(self, cls: type) -> bool:
+        """Whether a class is a model; an abstract one stands for its subclasses, `Model` itself for none."""
+        return _is_model(cls) and cls is not Model
+
+    def allows(self, label: str, cls: type) -> bool:
+        """Whether a label is that of an installed, concrete model which is `cls` or a subclass of it."""
+        model = _find_model(label)
+        return model is not None and issubclass(model, cls)
+
+    def reference(self, instance: object) -> ModelReference:
+        """The reference of a saved instance."""
+        if not isinstance(instance, Model):
+            raise ValueError("is no model instance")  # noqa: TRY004  # The port's error.
+        meta = instance._meta
+        if instance.pk is None or instance._state.adding:
+            raise ValueError(f"this {meta.object_name} is not saved yet; save it before it is deferred")
+        if _find_model(meta.label_lower) is None:
+            raise ValueError(f"{meta.object_name} is not the model of an installed app")
+        using = instance._state.db or DEFAULT_DB_ALIAS
+        return ModelReference(label=meta.label_lower, using=using, key=_key(instance))
+
+    def resolve(self, references: Iterable[ModelReference]) -> Mapping[ModelReference, object]:
+        """Load the rows through each model's base manager, which hides no row."""
+        groups: dict[tuple[str, str], list[ModelReference]] = defaultdict(list)
+        for reference in references:
+            groups[reference.label, reference.using].append(reference)
+        rows: dict[ModelReference, object] = {}
+        for (label, using), group in groups.items():
+            rows.update(_load_group(label, using, group))
+        return rows
+
+
+def _load_group(label: str, using: str, group: list[ModelReference]) -> dict[ModelReference, object]:
+    model = _find_model(label)
+    if model is None or using not in connections:
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "a reference to an alias or model that is gone")
+    by_key = {reference.key: reference for reference in group}
+    rows: dict[ModelReference, object] = {}
+    keys = list(by_key)
+    try:
+        for start in range(0, len(keys), _IN_ONE_QUERY):
+            found = model._base_manager.using(using).filter(pk__in=keys[start : start + _IN_ONE_QUERY])
+            for instance in found:
+                reference = by_key.get(_key(instance))
+                if reference is not None:
+                    rows[reference] = instance
+    except (DatabaseError, InterfaceError) as error:
+        raise RowsUnavailableError(f"rows of {label} could not be loaded") from error
+    except (ValueError, TypeError, OverflowError, ValidationError):
+        # The key was written for another type of primary key than the model has now.
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, f"a primary key that {label} cannot have") from None
+    return rows
+
+
+def _key(instance: Model) -> object:
+    """The primary key as it travels: the value behind a relation, and of multi-table inheritance the parent's."""
+    key: object = instance.pk
+    while isinstance(key, Model):
+        key = key.pk
+    return tuple(key) if isinstance(key, list) else key
+
+
+def _find_model(label: str) -> type[Model] | None:
+    # A dict look-up among installed models; nothing is imported. Swapped and abstract models have no rows.
+    app_label, _, model_name = label.partition(".")
+    try:
+        model = apps.get_model(app_label, model_name, require_ready=False)
+    except (LookupError, ValueError):
+        return None
+    return None if model._meta.abstract or model._meta.swapped else model
+
+
+def _is_model(cls: type) -> TypeGuard[type[Model]]:
+    return issubclass(cls, Model)

@@ -1,0 +1,134 @@
+"""Settings -> Runtime: the one place that chooses which adapter fills which port."""
+
+import logging
+import os
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Final
+
+from django.apps import apps
+from django.conf import settings as django_settings
+
+from safedefer.api import registry
+from safedefer.core.claims import Producer
+from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
+from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
+from safedefer.core.policy import Policy
+from safedefer.core.signing import Deployment
+from safedefer.django.audit import LoggingAudit
+from safedefer.django.calls import DjangoClock, DjangoInvoker, SignalFailures
+from safedefer.django.conf import KeySetting, Settings, read_settings
+from safedefer.django.modelrefs import DjangoReferences
+from safedefer.django.transactions import DjangoCommitHook
+from safedefer.flow.runtime import Runtime, install, install_problem
+from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget
+from safedefer.gcp.jwks import KeySetCache, fetch_key_set
+from safedefer.gcp.metadata import read_project_id, read_region
+from safedefer.gcp.oidc import GOOGLE_ISSUER, GOOGLE_KEYS_URL, OidcVerifier, TokenPolicy
+
+logger: Final = logging.getLogger("safedefer")
+
+
+def start() -> None:
+    """Import the modules that hold deferrables, seal the registry, and say how the runtime is built.
+
+    Wrong settings do not keep Django from starting, since commands such as collectstatic run without secrets; they
+    keep safedefer from starting: every defer raises, every dispatch is answered 503, and `manage.py check` says why.
+    """
+    settings, problems = read_settings(django_settings, os.environ)
+    import_task_modules(settings.modules if settings is not None else ("tasks",))
+    registry.seal(DjangoReferences())
+    if settings is None:
+        text = "safedefer is not configured: " + " ".join(str(problem) for problem in problems if problem.is_error)
+        logger.error("%s", text)
+        install_problem(text)
+    else:
+        ready = settings
+        install(lambda: build_runtime(ready))
+
+
+def import_task_modules(names: tuple[str, ...]) -> None:
+    """Import each named module of each installed app, where there is one. An error inside of one is not hidden."""
+    for config in apps.get_app_configs():
+        for name in names:
+            path = f"{config.name}.{name}"
+            parent = path.rpartition(".")[0]
+            if (parent == config.name or find_spec(parent) is not None) and find_spec(path) is not None:
+                import_module(path)
+
+
+def build_runtime(settings: Settings) -> Runtime:
+    """Fill every port.
+
+    Raises:
+        ConfigurationError: The metadata server has to be asked and does not answer.
+    """
+    project = settings.project or parse_project_name(read_project_id())
+    location = settings.location or parse_location_name(read_region())
+    clock = DjangoClock()
+    local = settings.local
+    issuer, keys_url = GOOGLE_ISSUER, GOOGLE_KEYS_URL
+    if local is not None:
+        issuer, keys_url = local.issuer, f"{local.issuer}/oauth2/v3/certs"
+    keys = KeySetCache(lambda: fetch_key_set(keys_url))
+    token_policy = TokenPolicy(issuer=issuer, audience=settings.audience, emails=settings.allowed_emails)
+    target = TaskTarget(
+        project=project,
+        location=location,
+        handler_url=settings.handler_url,
+        audience=settings.audience,
+        service_account=settings.service_account,
+        emulator_host=None if local is None else local.tasks_host,
+    )
+    return Runtime(
+        registry=registry,
+        ring=make_ring(settings.keys, settings.environment, project),
+        deployment=Deployment(settings.environment, project),
+        policy=Policy(
+            environment=settings.environment,
+            project=project,
+            location=location,
+            handler=settings.handler_id,
+            max_age=settings.max_age,
+        ),
+        default_queue=settings.default_queue,
+        producer=_producer(),
+        sender=CloudTasksSender(target),
+        tokens=OidcVerifier(token_policy, keys.find, clock.time),
+        resolver=DjangoReferences(),
+        commits=DjangoCommitHook(),
+        invoker=DjangoInvoker(),
+        audit=LoggingAudit(),
+        failures=SignalFailures(),
+        clock=clock,
+        inline_limit_bytes=settings.inline_limit_bytes,
+        body_cap_bytes=settings.body_cap_bytes,
+    )
+
+
+def make_ring(keys: tuple[KeySetting, ...], environment: EnvironmentName, project: ProjectName) -> KeyRing:
+    """Derive the keys of this environment and project.
+
+    Raises:
+        ConfigurationError: The keys do not make a ring.
+    """
+    return KeyRing(_make_key(key, environment, project) for key in keys)
+
+
+def _make_key(key: KeySetting, environment: EnvironmentName, project: ProjectName) -> Key:
+    if key.secret is None:
+        return destroyed_key(name=key.name, key_id=key.key_id or KeyId(b""))
+    secret = key.secret.reveal()
+    return derive_key(name=key.name, secret=secret, state=key.state, environment=environment, project=project)
+
+
+def _producer() -> Producer:
+    environ = os.environ
+    return Producer(
+        service=_short(environ.get("K_SERVICE") or environ.get("GAE_SERVICE") or ""),
+        revision=_short(environ.get("K_REVISION") or environ.get("GAE_VERSION") or ""),
+    )
+
+
+def _short(text: str) -> str:
+    return text[:128] if text.isprintable() else ""

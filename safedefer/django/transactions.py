@@ -1,0 +1,29 @@
+"""CommitHook over Django's transactions."""
+
+from collections.abc import Callable
+from typing import final
+
+from django.db import transaction
+from django.utils.connection import ConnectionDoesNotExist
+
+from safedefer.errors import InvalidOptionError
+
+
+@final
+class DjangoCommitHook:
+    """Sends after commit whatever is deferred inside `atomic`."""
+
+    def in_transaction(self, using: str) -> bool:
+        """Whether an atomic block is open on the alias in this thread."""
+        try:
+            return bool(transaction.get_connection(using).in_atomic_block)
+        except ConnectionDoesNotExist:
+            raise InvalidOptionError(f"option using: there is no database alias {using!r}") from None
+
+    def on_commit(self, using: str, action: Callable[[], object]) -> None:
+        """Call `action` when the outermost atomic block of the alias commits."""
+        transaction.on_commit(lambda: _call(action), using=using)
+
+
+def _call(action: Callable[[], object]) -> None:
+    action()

@@ -1,0 +1,102 @@
+"""Everything that deferring and executing need, in one frozen object."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import final
+
+from safedefer.core.claims import Producer
+from safedefer.core.keys import KeyRing
+from safedefer.core.limits import MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES, MAX_REQUEST_BYTES
+from safedefer.core.names import QueueName
+from safedefer.core.policy import Policy
+from safedefer.core.ports import (
+    AuditSink,
+    Clock,
+    CommitHook,
+    FailureSink,
+    Invoker,
+    ReferenceResolver,
+    TaskSender,
+    TokenVerifier,
+)
+from safedefer.core.registry import Registry
+from safedefer.core.signing import Deployment
+from safedefer.errors import ConfigurationError
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """The rules and the ports of one process.
+
+    Attributes:
+        registry: The functions that may run.
+        ring: The keys that sign and verify.
+        deployment: What every tag is bound to.
+        policy: Who this handler is.
+        default_queue: The queue of a call that names none.
+        producer: What the claims say of this service.
+        inline_limit_bytes: Largest serialized task that is sent.
+        body_cap_bytes: Largest encoded body.
+        request_cap_bytes: Largest request that the handler reads.
+    """
+
+    registry: Registry
+    ring: KeyRing
+    deployment: Deployment
+    policy: Policy
+    default_queue: QueueName
+    producer: Producer
+    sender: TaskSender
+    tokens: TokenVerifier
+    resolver: ReferenceResolver
+    commits: CommitHook
+    invoker: Invoker
+    audit: AuditSink
+    failures: FailureSink
+    clock: Clock
+    inline_limit_bytes: int = MAX_INLINE_TASK_BYTES
+    body_cap_bytes: int = MAX_BODY_BYTES
+    request_cap_bytes: int = MAX_REQUEST_BYTES
+
+
+class _Installed:
+    """How the runtime of this process is built, the one that was, or why there is none."""
+
+    lock = threading.Lock()
+    build: Callable[[], Runtime] | None = None
+    runtime: Runtime | None = None
+    problem: str = 'safedefer is not set up: add "safedefer" to INSTALLED_APPS and call django.setup()'
+
+
+def install(build: Callable[[], Runtime]) -> None:
+    """Say how the runtime is built; that happens on first use, since it may have to ask the platform."""
+    with _Installed.lock:
+        _Installed.build = build
+        _Installed.runtime = None
+
+
+def install_problem(problem: str) -> None:
+    """Say why there is no runtime: whatever asks for one is refused with this text."""
+    with _Installed.lock:
+        _Installed.build = None
+        _Installed.runtime = None
+        _Installed.problem = problem
+
+
+def current_runtime() -> Runtime:
+    """The runtime of this process.
+
+    Raises:
+        ConfigurationError: There is none, or it cannot be built; the message says what is missing.
+    """
+    runtime = _Installed.runtime
+    if runtime is not None:
+        return runtime
+    with _Installed.lock:
+        if _Installed.runtime is None:
+            if _Installed.build is None:
+                raise ConfigurationError(_Installed.problem)
+            _Installed.runtime = _Installed.build()
+        return _Installed.runtime

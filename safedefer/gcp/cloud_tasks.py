@@ -1,0 +1,136 @@
+"""TaskSender over google-cloud-tasks: HTTP target, identity token, named creates, one client per process."""
+
+import os
+import threading
+from dataclasses import dataclass
+from typing import Final, final
+
+import grpc
+from google.api_core import exceptions
+from google.api_core.retry import Retry, if_exception_type
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from safedefer.core.envelope import CONTENT_TYPE
+from safedefer.core.limits import MAX_INLINE_TASK_BYTES
+from safedefer.core.names import LocationName, ProjectName
+from safedefer.core.ports import OutgoingTask, SendableTask
+from safedefer.gcp.faults import TaskAlreadyExists, creating_task
+
+# Cloud Tasks refuses a call whose deadline is more than 30 s ahead by its own clock. One try is far below that, and
+# so are all tries of one create together.
+_TRY_SECONDS: Final = 8.0
+_ALL_TRIES_SECONDS: Final = 24.0
+# Safe to repeat: every task is named, so that a second create of it is refused by the service.
+_RETRY: Final = Retry(
+    predicate=if_exception_type(
+        exceptions.ServiceUnavailable,
+        exceptions.DeadlineExceeded,
+        exceptions.InternalServerError,
+        exceptions.Aborted,
+        exceptions.ResourceExhausted,
+    ),
+    initial=0.1,
+    multiplier=2.0,
+    maximum=4.0,
+    timeout=_ALL_TRIES_SECONDS,
+)
+_NANOSECONDS: Final = 1_000_000_000
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTarget:
+    """Where tasks are created and whom they call.
+
+    Attributes:
+        handler_url: What the task requests.
+        audience: Of its identity token; always explicit, since the default is the URL of the request.
+        service_account: In whose name the token speaks.
+        emulator_host: host:port of a local Cloud Tasks; None means Google's.
+    """
+
+    project: ProjectName
+    location: LocationName
+    handler_url: str
+    audience: str
+    service_account: str
+    emulator_host: str | None = None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _PreparedTask:
+    parent: str
+    task: tasks_v2.Task
+    size_bytes: int
+
+
+@final
+class CloudTasksSender:
+    """Creates tasks through the official client.
+
+    The client is made on first use in each process: a channel that was used before a fork fails in the child.
+    """
+
+    def __init__(self, target: TaskTarget) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._client: tuple[int, tasks_v2.CloudTasksClient] | None = None
+
+    def prepare(self, task: OutgoingTask) -> SendableTask:
+        """Build the message for the service. Its size is that of its serialized form."""
+        target = self._target
+        parent = f"projects/{target.project}/locations/{target.location}/queues/{task.queue}"
+        message = tasks_v2.Task.pb()(
+            name=f"{parent}/tasks/{task.name}",
+            http_request={
+                "url": target.handler_url,
+                "http_method": tasks_v2.HttpMethod.POST,
+                "headers": {"Content-Type": CONTENT_TYPE},
+                "body": task.envelope,
+                "oidc_token": {"service_account_email": target.service_account, "audience": target.audience},
+            },
+            dispatch_deadline=Duration(seconds=int(task.deadline.total_seconds())),
+            schedule_time=None if task.schedule_time is None else _timestamp(task.schedule_time),
+        )
+        return _PreparedTask(parent, tasks_v2.Task.wrap(message), message.ByteSize())
+
+    def send(self, task: SendableTask) -> bool:
+        """Create the task, repeating what may be repeated for up to 24 seconds.
+
+        Returns:
+            False where a task of that name exists or existed too recently. A task of ours whose first create was
+            answered too late also reads as existing when it was given a name; one without is known to be ours.
+        """
+        if not isinstance(task, _PreparedTask):
+            raise TypeError("CloudTasksSender sends what it has prepared")
+        try:
+            with creating_task(task.parent, task.size_bytes, MAX_INLINE_TASK_BYTES):
+                self._get_client().create_task(parent=task.parent, task=task.task, retry=_RETRY, timeout=_TRY_SECONDS)
+        except TaskAlreadyExists:
+            return False
+        return True
+
+    def _get_client(self) -> tasks_v2.CloudTasksClient:
+        process_id = os.getpid()
+        current = self._client
+        if current is not None and current[0] == process_id:
+            return current[1]
+        with self._lock:
+            if self._client is None or self._client[0] != process_id:
+                self._client = (process_id, self._make_client())
+            return self._client[1]
+
+    def _make_client(self) -> tasks_v2.CloudTasksClient:
+        host = self._target.emulator_host
+        if host is None:
+            return tasks_v2.CloudTasksClient()
+        return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=grpc.insecure_channel(host)))
+
+
+def _timestamp(moment: float) -> Timestamp:
+    nanoseconds = round(moment * 1_000_000) * 1_000
+    return Timestamp(seconds=nanoseconds // _NANOSECONDS, nanos=nanoseconds % _NANOSECONDS)

@@ -1,0 +1,223 @@
+"""The issuer's public keys: fetched from one constant place, kept as long as the issuer says, never fetched in a storm.
+
+What a token says of its key decides nothing but which of these keys is tried.
+"""
+
+import json
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import TYPE_CHECKING, Final, final
+from urllib.parse import urlsplit
+
+from jwt.algorithms import RSAAlgorithm
+from jwt.exceptions import PyJWTError
+
+from safedefer.errors import Reason, TokenError, TokenKeysUnavailableError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+_CONNECT_SECONDS: Final = 2.0
+_READ_SECONDS: Final = 3.0
+_MAX_SET_BYTES: Final = 65_536
+_MAX_KEYS: Final = 16
+_KEY_BITS: Final = range(2048, 4097)
+_MIN_FRESH_SECONDS: Final = 300.0
+_MAX_FRESH_SECONDS: Final = 86_400.0
+_STALE_SECONDS: Final = 21_600.0
+"""How long a set is believed after it should have been fetched again, while fetching fails."""
+_COOLDOWN_SECONDS: Final = 30.0
+_MAX_COOLDOWN_SECONDS: Final = 600.0
+_WAIT_SECONDS: Final = 1.0
+_UNKNOWN_IDS: Final = 64
+_UNKNOWN_SECONDS: Final = 60.0
+_HTTP_OK: Final = 200
+
+
+@final
+class KeySetError(Exception):
+    """The key set could not be fetched, or cannot be used."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """Usable keys by id, and how long they may be used without asking again."""
+
+    keys: "Mapping[str, RSAPublicKey]"
+    fresh_seconds: float
+
+
+def fetch_key_set(url: str) -> KeySet:
+    """Fetch a JWKS: no redirect is followed, no proxy is used, nothing large is read.
+
+    Args:
+        url: A constant of ours, never from a token or a document.
+    Raises:
+        KeySetError: It did not come, or is not to be used.
+    """
+    parts = urlsplit(url)
+    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+    connection = connect(parts.hostname or "", parts.port, timeout=_CONNECT_SECONDS)
+    try:
+        connection.connect()
+        connection.sock.settimeout(_READ_SECONDS)
+        connection.request("GET", parts.path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        if response.status != _HTTP_OK:
+            raise KeySetError(f"the key set was answered with status {response.status}")
+        data = _read_bounded(response.read1)
+        fresh = _fresh_seconds(response.getheader("Cache-Control"), response.getheader("Age"))
+    except (OSError, HTTPException) as error:
+        raise KeySetError(f"the key set could not be fetched ({type(error).__name__})") from None
+    finally:
+        connection.close()
+    return KeySet(parse_key_set(data), fresh)
+
+
+def parse_key_set(data: bytes) -> "dict[str, RSAPublicKey]":
+    """Take the RS256 signing keys out of a JWKS.
+
+    Keys of other kinds are passed over, since the issuer may add some. One bad RSA key spoils the set: whoever wrote
+    it is not to be trusted with the others.
+
+    Raises:
+        KeySetError: Not a key set, too many keys, a repeated id, a key of the wrong size, or no usable key.
+    """
+    try:
+        entries = json.loads(data)["keys"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        raise KeySetError("not a key set") from None
+    if not isinstance(entries, list) or len(entries) > _MAX_KEYS:
+        raise KeySetError("not a key set, or one with too many keys")
+    keys: dict[str, RSAPublicKey] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise KeySetError("a key that is no object")
+        if entry.get("kty") != "RSA" or entry.get("alg") != "RS256" or entry.get("use") != "sig":
+            continue
+        if "verify" not in entry.get("key_ops", ["verify"]):
+            continue
+        key_id = entry.get("kid")
+        if not isinstance(key_id, str) or not key_id or key_id in keys:
+            raise KeySetError("a key without an id of its own")
+        keys[key_id] = _parse_key(entry)
+    if not keys:
+        raise KeySetError("no usable key")
+    return keys
+
+
+@final
+class KeySetCache:
+    """Keys by id, fetched when needed and at most once per cooldown, whatever ids are asked for.
+
+    Safe for threads: one fetches, the others use what there is or wait a moment.
+    """
+
+    def __init__(self, fetch: Callable[[], KeySet], now: Callable[[], float] = time.monotonic) -> None:
+        self._fetch = fetch
+        self._now = now
+        self._fetching = threading.Lock()
+        self._keys: Mapping[str, RSAPublicKey] = {}
+        self._fresh_until = float("-inf")
+        self._stale_until = float("-inf")
+        self._next_fetch = float("-inf")
+        self._failures = 0
+        self._unknown: OrderedDict[str, float] = OrderedDict()
+
+    def find(self, key_id: str) -> "RSAPublicKey":
+        """The key of an id.
+
+        Raises:
+            TokenError: `TOKEN_KEY_UNKNOWN`: the issuer has no such key.
+            TokenKeysUnavailableError: There are no keys to look in, or they are too old to say that it has none.
+        """
+        now = self._now()
+        if self._wants_fetch(key_id, now):
+            self._refresh(key_id, now)
+        if now >= self._stale_until:
+            raise TokenKeysUnavailableError("the issuer's keys cannot be fetched")
+        key = self._keys.get(key_id)
+        if key is not None:
+            return key
+        if self._failures:
+            raise TokenKeysUnavailableError("the issuer's keys cannot be fetched")
+        self._remember_unknown(key_id, now)
+        raise TokenError(Reason.TOKEN_KEY_UNKNOWN)
+
+    def _wants_fetch(self, key_id: str, now: float) -> bool:
+        if now < self._next_fetch:
+            return False
+        if now >= self._fresh_until:
+            return True
+        return key_id not in self._keys and self._unknown.get(key_id, now) <= now
+
+    def _refresh(self, key_id: str, now: float) -> None:
+        usable = key_id in self._keys and now < self._stale_until
+        if not self._fetching.acquire(blocking=not usable, timeout=-1 if usable else _WAIT_SECONDS):
+            return
+        try:
+            # Another thread may have fetched while this one waited.
+            if self._wants_fetch(key_id, now):
+                self._fetch_now(now)
+        finally:
+            self._fetching.release()
+
+    def _fetch_now(self, now: float) -> None:
+        try:
+            found = self._fetch()
+        except KeySetError:
+            self._failures += 1
+            wait = min(_COOLDOWN_SECONDS * 2 ** (self._failures - 1), _MAX_COOLDOWN_SECONDS)
+            # Processes that failed together should not come back together.
+            self._next_fetch = now + wait * random.uniform(1.0, 1.2)  # noqa: S311
+            return
+        self._keys = found.keys
+        self._failures = 0
+        self._unknown.clear()
+        self._fresh_until = now + found.fresh_seconds
+        self._stale_until = self._fresh_until + _STALE_SECONDS
+        self._next_fetch = now + _COOLDOWN_SECONDS
+
+    def _remember_unknown(self, key_id: str, now: float) -> None:
+        self._unknown[key_id] = now + _UNKNOWN_SECONDS
+        self._unknown.move_to_end(key_id)
+        while len(self._unknown) > _UNKNOWN_IDS:
+            self._unknown.popitem(last=False)
+
+
+def _parse_key(entry: Mapping[str, object]) -> "RSAPublicKey":
+    public = {name: entry.get(name) for name in ("kty", "n", "e")}
+    try:
+        key = RSAAlgorithm.from_jwk(json.dumps(public))
+    except (PyJWTError, ValueError, TypeError, AttributeError):
+        raise KeySetError("a broken RSA key") from None
+    if key.key_size not in _KEY_BITS:
+        raise KeySetError(f"an RSA key of {key.key_size} bits")
+    return key  # type: ignore[return-value]  # A private key needs "d", which is not passed on.
+
+
+def _read_bounded(read: Callable[[int], bytes]) -> bytes:
+    until = time.monotonic() + _READ_SECONDS
+    data = b""
+    while part := read(_MAX_SET_BYTES + 1 - len(data)):
+        data += part
+        if len(data) > _MAX_SET_BYTES or time.monotonic() > until:
+            raise KeySetError("a key set too large or too slow")
+    return data
+
+
+def _fresh_seconds(cache_control: str | None, age: str | None) -> float:
+    fresh = 0.0
+    for directive in (cache_control or "").lower().split(","):
+        name, _, value = directive.strip().partition("=")
+        if name == "max-age" and value.isascii() and value.isdigit():
+            fresh = float(value[:9])
+    if age is not None and age.isascii() and age.isdigit():
+        fresh -= float(age[:9])
+    return min(max(fresh, _MIN_FRESH_SECONDS), _MAX_FRESH_SECONDS)
