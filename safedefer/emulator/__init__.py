@@ -1,0 +1,20 @@
+"""A local cloud for development and tests: Cloud Tasks, and the issuer of the tokens that its tasks carry.
+
+It carries bytes that it does not understand and shares no code with the sending or the handling side.
+"""
+
+from safedefer.emulator.addresses import HostNotLoopbackError, PortUnavailableError
+from safedefer.emulator.clock import Clock, ManualClock, SystemClock
+from safedefer.emulator.cloud import LocalCloud, Server
+from safedefer.emulator.cloud_tasks.attempts import Attempt
+
+__all__ = [
+    "Attempt",
+    "Clock",
+    "HostNotLoopbackError",
+    "LocalCloud",
+    "ManualClock",
+    "PortUnavailableError",
+    "Server",
+    "SystemClock",
+]
