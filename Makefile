@@ -1,0 +1,48 @@
+# Every target sets up what it needs in $(VENV): a machine with Python 3.11 to 3.13, git and make is enough.
+PYTHON ?= python3
+VENV ?= .venv
+DJANGO ?= Django
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help:
+	@echo "make demo    the main job on the embedded local cloud; KEEP=1 leaves it running"
+	@echo "make test    all tests"
+	@echo "make check   ruff, mypy strict, pyright"
+	@echo "make bench   the benchmarks, as ratios"
+	@echo "make format  format the code"
+
+$(READY): pyproject.toml requirements/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "safedefer needs Python 3.11, 3.12 or 3.13; name one with make PYTHON=python3.12")'
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable ".[datastore]" "$(DJANGO)" --group dev
+	@touch $(READY)
+
+demo: $(READY)
+	@KEEP=$(KEEP) $(BIN)/python examples/demo.py
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pyright
+
+format: $(READY)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+bench: $(READY)
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

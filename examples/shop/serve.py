@@ -1,0 +1,42 @@
+"""Serve the example on a port that the system chooses, and say which: what `make demo` runs as the site."""
+
+import os
+import sys
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request."""
+
+    daemon_threads = True
+
+
+class Handler(WSGIRequestHandler):
+    """Logs nothing: the audit log says what happened."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # The base class's name.
+        """Say nothing."""
+
+
+def main() -> None:
+    """Bind first, since the settings have to name the port; then load Django."""
+    server = make_server("127.0.0.1", 0, _not_ready, server_class=Server, handler_class=Handler)
+    origin = f"http://127.0.0.1:{server.server_port}"
+    os.environ["SHOP_HANDLER_URL"] = f"{origin}/_safedefer/"
+
+    # The settings are read when this module is loaded, so that it comes last.
+    from shopsite.wsgi import application  # noqa: PLC0415
+
+    server.set_app(application)
+    sys.stdout.write(f"{origin}\n")
+    sys.stdout.flush()
+    server.serve_forever()
+
+
+def _not_ready(environ: object, start_response: object) -> list[bytes]:
+    raise RuntimeError("Django is not loaded yet")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Imports point one way: errors <- core <- flow <- api <- django, with gcp beside flow and the rest at the rim."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pytest
+
+PACKAGE: Final = Path(__file__).resolve().parents[2] / "safedefer"
+MODULES: Final = sorted(PACKAGE.rglob("*.py"))
+
+OURS: Final[dict[str, set[str]]] = {
+    "errors": set(),
+    "core": {"errors", "core"},
+    "flow": {"errors", "core", "flow"},
+    "api": {"errors", "core", "flow"},
+    "__init__": {"api", "errors"},
+    "gcp": {"errors", "core", "gcp"},
+    "django": {"errors", "core", "flow", "api", "gcp", "django"},
+    "apps": {"django"},
+    "urls": {"django"},
+    "management": {"errors", "core", "flow", "django"},
+    "emulator": {"errors", "emulator"},
+    "testing": {"errors", "core", "flow", "api", "django", "testing"},
+    "mypy_plugin": {"mypy_plugin"},
+}
+"""For each layer, the layers of the package that it may import from."""
+
+THEIRS: Final[dict[str, set[str]]] = {
+    "errors": set(),
+    "core": {"msgpack", "cryptography"},
+    "flow": set(),
+    "api": set(),
+    "__init__": set(),
+    "gcp": {"google", "grpc", "jwt"},
+    "django": {"django", "asgiref"},
+    "apps": {"django"},
+    "urls": {"django"},
+    "management": {"django"},
+    "emulator": {"google", "grpc", "cryptography", "jwt"},
+    "testing": {"django", "pytest"},
+    "mypy_plugin": {"mypy"},
+}
+"""For each layer, the packages that it may import beside the standard library."""
+
+NARROWER: Final[dict[str, set[str]]] = {
+    "msgpack": {"core/wire.py", "core/atoms.py", "core/shapes.py", "core/codec.py"},
+    "grpc": {"gcp/cloud_tasks.py", "gcp/faults.py"},
+    "jwt": {"gcp/oidc.py", "gcp/jwks.py"},
+    "cryptography": {"core/keys.py"},
+}
+"""Packages that only these modules of the library import (the emulator is on its own)."""
+
+
+class Import(NamedTuple):
+    """One import of a module at run time."""
+
+    line: int
+    target: str
+
+
+def run_time_imports(path: Path) -> Iterator[Import]:
+    """Every import in a file, less those under TYPE_CHECKING."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield Import(node.lineno, node.module or "")
+
+
+def layer_of(path: Path) -> str:
+    """The layer of a module: its folder, or its own name at the top."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    assert {layer_of(path) for path in MODULES} <= OURS.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    layer, name = layer_of(path), path.relative_to(PACKAGE).as_posix()
+    wrong = []
+    for line, target in run_time_imports(path):
+        top, _, rest = target.partition(".")
+        if top == "safedefer":
+            allowed = rest.partition(".")[0] in OURS[layer]
+        elif top in sys.stdlib_module_names:
+            allowed = True
+        else:
+            allowed = top in THEIRS[layer] and (layer == "emulator" or name in NARROWER.get(top, {name}))
+        if not allowed:
+            wrong.append(f"safedefer/{name}:{line} imports {target}")
+    assert wrong == []
+
+
+def test_nothing_can_unpickle_evaluate_or_import_by_a_name_from_data() -> None:
+    banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "copyreg"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"eval", "exec", "compile", "__import__"}, place
+                # The one import by name: modules of installed apps, at start-up, from a setting.
+                assert node.func.id != "import_module" or path.name == "setup.py", place
+            if isinstance(node, ast.Attribute):
+                assert node.attr != "import_string", place
+        assert not banned & {target.partition(".")[0] for _, target in run_time_imports(path)}, path

@@ -1,0 +1,29 @@
+"""Models of the tests' application: what deferred functions are given, and where they leave their traces."""
+
+import uuid
+
+from django.db import models
+
+
+class Customer(models.Model):
+    """A row that calls refer to."""
+
+    name = models.CharField(max_length=100)
+
+
+class PremiumCustomer(Customer):
+    """A child in multi-table inheritance."""
+
+    discount = models.IntegerField(default=0)
+
+
+class Parcel(models.Model):
+    """A row whose primary key is no integer."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+
+
+class Trace(models.Model):
+    """What a deferred function leaves behind: the proof that it ran."""
+
+    text = models.TextField()
