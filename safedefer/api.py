@@ -47,6 +47,7 @@ class DeferOptions(TypedDict, total=False):
         _deadline: Seconds, or a timedelta, that one dispatch may take: 15 s to 30 min.
         _transactional: Send after the open transaction has committed; inside one that is always so.
         _using: Database alias of that transaction.
+        _small_task: Never keep the arguments outside the task: too large for a task is then an error.
         _raise_if_exists: Raise TaskExistsError where a task of that name exists.
     """
 
@@ -58,6 +59,7 @@ class DeferOptions(TypedDict, total=False):
     _deadline: float | timedelta
     _transactional: bool
     _using: str
+    _small_task: bool
     _raise_if_exists: bool
 
 
@@ -69,6 +71,7 @@ class Deferrable(Generic[F_co]):
 
     Attributes:
         registered: Its registration; shared by what `options` returns.
+        task_options: The options of its tasks, unless a call says otherwise.
     """
 
     __name__: str
@@ -78,7 +81,7 @@ class Deferrable(Generic[F_co]):
     def __init__(self, function: F_co, registered: RegisteredFunction, options: TaskOptions | None = None) -> None:
         functools.update_wrapper(self, function)
         self.registered = registered
-        self._options = registered.options if options is None else options
+        self.task_options = registered.options if options is None else options
         if inspect.iscoroutinefunction(function):
             _mark_coroutine_function(self)
 
@@ -102,11 +105,11 @@ class Deferrable(Generic[F_co]):
             ConfigurationError: safedefer is not configured, the queue is missing, or Cloud Tasks refuses the task.
             QueueUnavailableError: Cloud Tasks did not answer; the task may or may not exist.
         """
-        return defer_call(current_runtime(), self.registered, self._options, args, kwargs)
+        return defer_call(current_runtime(), self.registered, self.task_options, args, kwargs)
 
     async def adefer(self: "Deferrable[Callable[P, Any]]", *args: P.args, **kwargs: P.kwargs) -> DeferredTask:
         """The same for a coroutine: it does not block the event loop."""
-        return await defer_call_async(current_runtime(), self.registered, self._options, args, kwargs)
+        return await defer_call_async(current_runtime(), self.registered, self.task_options, args, kwargs)
 
     def options(
         self,
@@ -119,6 +122,7 @@ class Deferrable(Generic[F_co]):
         deadline: float | timedelta | None = None,
         transactional: bool | None = None,
         using: str | None = None,
+        small_task: bool | None = None,
         raise_if_exists: bool | None = None,
     ) -> "Deferrable[F_co]":
         """The same function with these options for its `defer`; see `DeferOptions`.
@@ -136,9 +140,10 @@ class Deferrable(Generic[F_co]):
             "deadline": deadline,
             "transactional": transactional,
             "using": using,
+            "small_task": small_task,
             "raise_if_exists": raise_if_exists,
         }
-        return Deferrable(self.__wrapped__, self.registered, self._options.merged(given))
+        return Deferrable(self.__wrapped__, self.registered, self.task_options.merged(given))
 
 
 @overload
@@ -150,10 +155,11 @@ def deferrable(
     version: int = 1,
     aliases: tuple[str, ...] = (),
     missing: Missing = "drop",
+    ledger: bool = True,
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
-) -> Callable[[F], Deferrable[F]]: ...
+) -> "Registrar": ...
 def deferrable(
     function: F | None = None,
     /,
@@ -162,10 +168,11 @@ def deferrable(
     version: int = 1,
     aliases: tuple[str, ...] = (),
     missing: Missing = "drop",
+    ledger: bool = True,
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
-) -> Deferrable[F] | Callable[[F], Deferrable[F]]:
+) -> "Deferrable[F] | Registrar":
     """Register a module-level function, or a static method, as one that may be deferred.
 
     Args:
@@ -175,6 +182,8 @@ def deferrable(
         version: Raise it when old calls must not run with new code; register both while old ones are queued.
         aliases: Names it had before.
         missing: What becomes of a task when a row that it was given is gone: `drop` it, `retry`, or `fail`.
+        ledger: Keep a task that was executed from being executed again. False is for functions that may as well run
+            twice; calls whose arguments are kept outside the task always use the ledger.
         queue: Queue of its tasks unless a call says otherwise.
         expires: After this time its tasks are not started any more, counted from `defer`.
         deadline: Seconds, or a timedelta, that one dispatch may take.
@@ -183,15 +192,52 @@ def deferrable(
         DuplicateFunctionError: Another function has that name and version.
     """
 
-    def register(target: F) -> Deferrable[F]:
-        options = TaskOptions().merged({"queue": queue, "expires": expires, "deadline": deadline})
+    given = {"queue": queue, "expires": expires, "deadline": deadline}
+    registrar = Registrar(
+        name=name, version=version, aliases=aliases, missing=missing, ledger=ledger, options=TaskOptions().merged(given)
+    )
+    return registrar if function is None else registrar(function)
+
+
+@final
+class Registrar:
+    """What `deferrable(...)` returns: registers the function below it."""
+
+    def __init__(
+        self,
+        *,
+        name: str | None,
+        version: int,
+        aliases: tuple[str, ...],
+        missing: Missing,
+        ledger: bool,
+        options: TaskOptions,
+    ) -> None:
+        self._name = name
+        self._version = version
+        self._aliases = aliases
+        self._missing: Missing = missing
+        self._ledger = ledger
+        self._options = options
+
+    def __call__(self, function: F, /) -> Deferrable[F]:
+        """Register a function.
+
+        Raises:
+            InvalidFunctionError: It is a method, lambda or nested function, or a parameter cannot travel.
+            DuplicateFunctionError: Another function has that name and version.
+        """
         registered = RegisteredFunction(
-            target, name=name, version=version, aliases=aliases, options=options, missing=missing
+            function,
+            name=self._name,
+            version=self._version,
+            aliases=self._aliases,
+            options=self._options,
+            missing=self._missing,
+            ledger=self._ledger,
         )
         registry.register(registered)
-        return Deferrable(target, registered)
-
-    return register if function is None else register(function)
+        return Deferrable(function, registered)
 
 
 class Deferring(Protocol[P]):
@@ -237,6 +283,7 @@ if not MYPY:
         _deadline: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _transactional: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _using: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _small_task: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _raise_if_exists: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         **kwargs: P.kwargs,
     ) -> DeferredTask: ...
@@ -276,6 +323,7 @@ if not MYPY:
         _deadline: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _transactional: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _using: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _small_task: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _raise_if_exists: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         **kwargs: P.kwargs,
     ) -> DeferredTask: ...
@@ -299,7 +347,7 @@ def _target(function: object, kwargs: dict[str, Any]) -> tuple[RegisteredFunctio
             "put @deferrable over its definition and pass what that returns"
         )
     given = split_options(kwargs)
-    options: TaskOptions = function._options  # noqa: SLF001  # Of the class above.
+    options: TaskOptions = function.task_options
     return function.registered, options.merged(given) if given else options
 
 

@@ -1,0 +1,180 @@
+"""Statements that every checker has to refuse, less the known gaps of `test_checkers.py`. One statement a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Flag
+from io import TextIOWrapper
+from typing import IO, Any, ParamSpec, TypedDict, TypeVar
+
+from django.db.models import Model, QuerySet
+from django.http import HttpRequest
+
+from safedefer import DeferOptions, Deferrable, DeferredTask, adefer, defer, deferrable
+from tests.site.shop.models import Customer, Parcel
+from tests.typing import functions as t
+from tests.typing.functions import Svc
+
+P = ParamSpec("P")
+T = TypeVar("T")
+now = datetime.now()
+delta = timedelta(seconds=5)
+parcel = Parcel()
+opts: DeferOptions = {"_queue": "q", "_eta": now}
+pair: tuple[int, str] = (1, "x")
+
+
+class BadRow(TypedDict):
+    sku: str
+    request: HttpRequest
+
+
+class Mode(Flag):
+    READ = 1
+
+
+@dataclass
+class BadMoney:
+    request: HttpRequest
+
+
+# [plain]
+defer(t.noargs, 1)
+defer(t.add, "1")
+defer(t.add)
+defer(t.add, 1, b=2)
+defer(t.add, 1, "x", 2)
+defer(t.add, 1, c="x")
+defer(t.add, 1, a=1)
+defer(t.kwonly, 1)
+defer(t.kwonly, 1, "x")
+defer(t.kwonly, 1, b=None)
+defer(t.posonly, a=1, b="x")
+defer(t.takes_model, parcel)
+defer(t.optional, when="today")
+defer(t.optional, _a=1)
+# [star]
+defer(t.varargs, 1, "2")
+defer(t.varkw, 1, foo=1)
+defer(t.unpacked, sku=1)
+# [async]
+defer(t.acoro, "1")
+# [generic]
+defer(t.ident, 1, 2)
+# [overloaded]
+defer(t.over, "x")
+# [static]
+defer(Svc.inner, "1")
+defer(Svc.inner, "1", b="x", _queue="q")
+# [undecorated]
+defer(len, "x")
+defer(lambda: None)
+defer(print, 1, _queue="q")
+deferrable(lambda x: None)
+# [options]
+defer(t.noargs, _queue=1)
+defer(t.noargs, _eta="now")
+defer(t.noargs, _qeue="q")
+defer(t.noargs, queue="q")
+defer(t.noargs, 1, _queue="q")
+defer(t.noargs, _retry_options={})
+defer(t.noargs, _service="s")
+defer(t.add, "1", "x", _queue="q")
+defer(t.add, 1, 2, _queue="q")
+defer(t.add, 1, "x", 3, _queue="q")
+defer(t.add, _queue="q")
+defer(t.add, 1, "x", _countdown="5")
+defer(t.takes_model, parcel, 1, _queue="q")
+defer(t.acoro, "1", _queue="q")
+defer(t.takes_model, parcel, _queue="q")
+defer(t.varargs, 1, "2", _queue="q")
+defer(t.over, "x", _queue="q")
+# [mixed]
+defer(t.add, 1, b=2, _queue="q")
+defer(t.add, a="1", b="x", _queue="q")
+defer(t.kwonly, 1, _queue="q")
+defer(t.kwonly, 1, b=None, _queue="q")
+defer(t.kwonly, 1, b="x", d=1, _queue="q")
+defer(t.kwonly, 1, b="x", _queue=1)
+defer(t.kwonly, 1, b="x", _qeue="q")
+defer(t.optional, when="today", _eta=now)
+# [dict]
+defer(t.add, "1", **opts)
+defer(t.kwonly, 1, b=2, **opts)
+defer(t.add, *pair, 3)
+# [indirect]
+def w1(fn: Deferrable[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> DeferredTask: return defer(fn, *args)
+def w2(fn: Deferrable[Callable[P, Any]], *args: P.args, **kwargs: P.kwargs) -> DeferredTask: return defer(fn, *args, _queue=1, **kwargs)
+def w3(fn: Deferrable[Callable[[int], Any]]) -> DeferredTask: return defer(fn, "1", _queue="q")
+def w4(fn: Deferrable[Callable[..., Any]]) -> DeferredTask: return defer(fn, 1, x=2, _queue=1)
+def w6(flag: bool) -> DeferredTask: return defer(t.add if flag else t.add2, "1", _queue="q")
+w1(t.add, "1", b="x")
+w3(t.kwonly)
+# [adefer]
+async def a1() -> DeferredTask: return await adefer(t.add, "1")
+async def a2() -> DeferredTask: return await adefer(t.kwonly, 1, b=2, _queue="q")
+async def a3() -> DeferredTask: return await adefer(t.add, 1, _qeue="q")
+async def a4() -> DeferredTask: return adefer(t.add, 1)
+async def a5() -> DeferredTask: return await t.add.adefer("1")
+# [call]
+t.add("1")
+t.kwonly(1)
+_f5: str = t.add(1)
+# [as-callable]
+_c1: Callable[[str], float] = t.add
+_c2: list[float] = list(map(t.add, ["1"]))
+_c5: Callable[[str], None] = Svc.inner
+# [methods]
+t.add.defer("1")
+t.kwonly.defer(1)
+t.add.defer(1, queue="q")
+t.add.options(queue=1).defer(1)
+t.add.options(qeue="q").defer(1)
+t.add.options(queue="q").defer("1")
+# [decorator]
+deferrable(name=1)
+deferrable(missing="ignore")
+deferrable(aliases="old")
+# [travel]
+@deferrable
+def s0(a: HttpRequest) -> None: ...
+@deferrable
+def s1(a: int, b: Callable[[], None]) -> None: ...
+@deferrable
+def s2(a: IO[str]) -> None: ...
+@deferrable
+def s3(a: TextIOWrapper) -> None: ...
+@deferrable
+def s4(a: list[HttpRequest]) -> None: ...
+@deferrable
+def s5(a: int | HttpRequest) -> None: ...
+@deferrable
+def s6(a: QuerySet[Customer]) -> None: ...
+@deferrable
+def s7(a: BadRow) -> None: ...
+@deferrable
+def s8(a: object) -> None: ...
+@deferrable
+def s9(*a: HttpRequest) -> None: ...
+@deferrable
+def s10(**a: HttpRequest) -> None: ...
+@deferrable
+def s11(a: dict[int, str]) -> None: ...
+@deferrable
+def s12(a: type[int]) -> None: ...
+@deferrable
+def s13(a: T) -> None: ...
+@deferrable
+def s14(a: BadMoney) -> None: ...
+@deferrable
+def s15(a: Mode) -> None: ...
+@deferrable(name="s16")
+def s16(a: HttpRequest) -> None: ...
+@deferrable
+def s17(a: Model) -> None: ...
+@deferrable
+def s20(a) -> None: ...
+@deferrable
+def s21(a: int, _queue: str) -> None: ...

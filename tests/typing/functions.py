@@ -1,0 +1,85 @@
+"""Deferred functions of every shape, for the cases beside this file."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypedDict, TypeVar, Unpack, overload
+
+from safedefer import deferrable
+from tests.site.shop.models import Customer
+
+T = TypeVar("T", bound=int | str)
+
+
+class Row(TypedDict, total=False):
+    sku: str
+    qty: int
+
+
+@deferrable
+def noargs() -> None: ...
+
+
+@deferrable
+def add(a: int, b: str = "x") -> float:
+    """Add doc."""
+    return 1.0
+
+
+@deferrable
+def add2(a: int) -> None: ...
+
+
+@deferrable(name="kwonly", version=2, queue="q", missing="retry")
+def kwonly(a: int, *, b: str, c: bool = False) -> None: ...
+
+
+@deferrable
+def posonly(a: int, b: str, /, c: float = 1.0) -> None: ...
+
+
+@deferrable
+def varargs(*nums: int) -> None: ...
+
+
+@deferrable
+def varkw(a: int, **extra: str) -> None: ...
+
+
+@deferrable
+async def acoro(a: int) -> str:
+    return ""
+
+
+@deferrable
+def ident(x: T, y: list[T]) -> T:
+    return x
+
+
+@deferrable
+def takes_model(customer: Customer, n: int = 0) -> None: ...
+
+
+@deferrable
+def optional(a: int | None = None, when: datetime | None = None) -> None: ...
+
+
+@deferrable
+def unpacked(**row: Unpack[Row]) -> None: ...
+
+
+@overload
+def _over(x: int) -> int: ...
+@overload
+def _over(x: str, y: int) -> str: ...
+def _over(x: int | str, y: int = 0) -> int | str:
+    return x
+
+
+over = deferrable(_over)
+
+
+class Svc:
+    @staticmethod
+    @deferrable
+    def inner(a: int, b: str = "") -> None: ...
