@@ -25,7 +25,7 @@ def main() -> None:
     """Measure a small and a larger call."""
     with local_cloud() as environment:
         os.environ.update(environment)
-        import django  # noqa: PLC0415  # The settings need the addresses above.
+        import django  # The settings need the addresses above.
 
         django.setup()
         compare("Defer three scalars", "a short text")
@@ -34,14 +34,14 @@ def main() -> None:
 
 def compare(title: str, text: str) -> None:
     """Take turns between `defer` and the plain client."""
-    import grpc  # noqa: PLC0415  # After the settings.
-    from google.cloud import tasks_v2  # noqa: PLC0415
-    from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport  # noqa: PLC0415
+    import grpc  # After the settings.
+    from google.cloud import tasks_v2
+    from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-    from safedefer import defer  # noqa: PLC0415
-    from safedefer.flow.defer import seal_call  # noqa: PLC0415
-    from safedefer.flow.runtime import current_runtime  # noqa: PLC0415
-    from tests.site.shop.tasks import add  # noqa: PLC0415
+    from safedefer import defer
+    from safedefer.flow.defer import seal_call
+    from safedefer.flow.runtime import current_runtime
+    from tests.site.shop.tasks import add
 
     function = add.registered
     sealed: Any = seal_call(current_runtime(), function, function.options, (1, 2), {"label": text})

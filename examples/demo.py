@@ -25,6 +25,8 @@ SHOP: Final = ROOT / "examples" / "shop"
 FOLDER: Final = ROOT / ".demo"
 WAIT_SECONDS: Final = 20.0
 CALLS: Final = 12
+KEEP: Final = os.environ.get("KEEP") == "1"
+"""Leave everything running at the end."""
 
 
 @dataclass(frozen=True)
@@ -62,25 +64,24 @@ class Shop:
 
 def main() -> int:
     """Run the demo."""
-    keep = os.environ.get("KEEP") == "1"
     started = time.monotonic()
     shutil.rmtree(FOLDER, ignore_errors=True)
     FOLDER.mkdir()
     with ExitStack() as stack:
         processes: list[subprocess.Popen[str]] = []
         say("Starting the local cloud: Cloud Tasks over gRPC, and a token issuer ...")
-        environment = dict(read_exports(start(processes, stack, keep, local_cloud_command(), {})))
+        environment = dict(read_exports(start(processes, stack, local_cloud_command(), {})))
         for name, value in environment.items():
             say(f"  {name}={value}")
         say("Starting the shop: a Django site with safedefer.urls mounted ...")
         migrate(environment)
-        origin = read_line(start(processes, stack, keep, [sys.executable, str(SHOP / "serve.py")], environment))
+        origin = read_line(start(processes, stack, [sys.executable, str(SHOP / "serve.py")], environment))
         say(f"  {origin}/_safedefer/")
         shop = Shop(origin, environment)
         report = [*main_job(shop), *attacks(shop)]
         ok = all(line.holds for line in report)
         print_report(report, time.monotonic() - started)
-        if keep and ok:
+        if KEEP and ok:
             print_where(shop, environment, processes)
             stack.pop_all()
     return 0 if ok else 1
@@ -123,7 +124,7 @@ def attacks(shop: Shop) -> Iterator[Line]:
 
     say("Attacking: forged tasks in the same queue, each carried by a genuine identity token ...")
     before = Invoice.objects.count()
-    for name, body, audience, reason in forgeries(shop, Customer.objects.get()):
+    for name, body, audience, reason in forgeries(Customer.objects.get()):
         seen = len(shop.audit())
         put_into_queue(shop, body, audience)
         event = wait_for(f"refusal: {name}", lambda seen=seen: first_refusal(shop.audit()[seen:]))
@@ -131,7 +132,7 @@ def attacks(shop: Shop) -> Iterator[Line]:
     yield Line("executed of all that was forged", "0", str(Invoice.objects.count() - before))
 
 
-def forgeries(shop: Shop, customer: Any) -> Iterator[tuple[str, bytes, str | None, str]]:
+def forgeries(customer: Any) -> Iterator[tuple[str, bytes, str | None, str]]:
     """A name, a body, another audience or None, and the reason that is to be recorded."""
     from orders.tasks import charge  # noqa: PLC0415  # Django is set up by now.
 
@@ -204,7 +205,6 @@ def local_cloud_command() -> list[str]:
 def start(
     processes: list[subprocess.Popen[str]],
     stack: ExitStack,
-    keep: bool,
     command: list[str],
     environment: dict[str, str],
 ) -> subprocess.Popen[str]:
@@ -216,7 +216,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=log,
         text=True,
-        start_new_session=keep,
+        start_new_session=KEEP,
     )
     processes.append(process)
     stack.callback(stop, process)

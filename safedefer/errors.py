@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import final
 
 __all__ = [
+    "AlreadyExecutedError",
     "ArgumentsRefusedError",
     "BodyDigestError",
     "ClaimsError",
@@ -17,16 +18,20 @@ __all__ = [
     "InvalidFunctionError",
     "InvalidNameError",
     "InvalidOptionError",
+    "LeaseLostError",
     "MalformedEnvelopeError",
+    "OverflowMissingError",
     "PayloadTooLargeError",
     "QueueNotFoundError",
     "QueueUnavailableError",
     "Reason",
     "ReferenceMissingError",
+    "RecordConflictError",
     "RejectedError",
     "RequestRefusedError",
     "SafeDeferError",
     "SignatureError",
+    "StoreUnavailableError",
     "TaskExistsError",
     "TaskRefusedError",
     "TokenError",
@@ -82,11 +87,11 @@ class Reason(StrEnum):
     LIFETIME_TOO_LONG = "lifetime_too_long"
     NOT_YET_VALID = "not_yet_valid"
     EXPIRED = "expired"
-    STORAGE_UNSUPPORTED = "storage_unsupported"
     # The function, the body and the arguments.
     FUNCTION_UNKNOWN = "function_unknown"
     FUNCTION_VERSION_UNKNOWN = "function_version_unknown"
     SCHEMA_CHANGED = "schema_changed"
+    OVERFLOW_MISSING = "overflow_missing"
     BODY_LENGTH = "body_length"
     BODY_DIGEST = "body_digest"
     BODY_MALFORMED = "body_malformed"
@@ -94,6 +99,12 @@ class Reason(StrEnum):
     ARGUMENTS_MISMATCH = "arguments_mismatch"
     REFERENCE_MISSING = "reference_missing"
     REFERENCES_UNAVAILABLE = "references_unavailable"
+    # The ledger.
+    ALREADY_EXECUTED = "already_executed"
+    LEASE_HELD = "lease_held"
+    LEASE_LOST = "lease_lost"
+    STORE_UNAVAILABLE = "store_unavailable"
+    REISSUE_FAILED = "reissue_failed"
     # The execution.
     FUNCTION_FAILED = "function_failed"
     ACCEPTED = "accepted"
@@ -219,8 +230,16 @@ class BodyDigestError(RejectedError):
     """The body is not the one that was signed."""
 
 
+class OverflowMissingError(RejectedError):
+    """A body that is kept outside its task is not, or not wholly, in the store."""
+
+
 class ArgumentsRefusedError(RejectedError):
     """The signed body does not decode to arguments of the registered function."""
+
+
+class AlreadyExecutedError(RejectedError):
+    """The ledger knows the task as executed: it is answered with success and not executed again."""
 
 
 class ReferenceMissingError(RejectedError):
@@ -240,6 +259,18 @@ class QueueUnavailableError(UnavailableError):
 
 class TokenKeysUnavailableError(UnavailableError):
     """The issuer's public keys could not be had, so that no token can be verified now."""
+
+
+class StoreUnavailableError(UnavailableError):
+    """The store of durable records did not answer, or cannot be used as it is."""
+
+
+class LeaseLostError(UnavailableError):
+    """The lease of a task was over, and another worker has claimed it: this worker's end is not recorded."""
+
+
+class RecordConflictError(UnavailableError):
+    """Another writer was first: a record has not the version that a change expects. Nothing was changed."""
 
 
 # The owner of the deferred function has to act.

@@ -45,9 +45,9 @@ from safedefer.core.shapes import (
 )
 
 if TYPE_CHECKING:
+    _Plain: TypeAlias = None | bool | int | float | str | bytes | Decimal | date | time | timedelta | UUID
     Serializable: TypeAlias = (
-        "None | bool | int | float | str | bytes | Decimal | date | time | timedelta | UUID"
-        " | Sequence[Serializable] | AbstractSet[Serializable] | Mapping[str, Serializable]"
+        _Plain | Sequence["Serializable"] | AbstractSet["Serializable"] | Mapping[str, "Serializable"]
     )
 else:
     Serializable = typing.Any
@@ -198,7 +198,8 @@ class _Compiler:
             return self.typed_dict(cls)
         if issubclass(cls, tuple) and hasattr(cls, "_fields"):
             hints = typing.get_type_hints(cls)
-            return NamedTupleShape(cls, {name: self.compile(hints.get(name, typing.Any)) for name in cls._fields})
+            names: tuple[str, ...] = getattr(cls, "_fields", ())
+            return NamedTupleShape(cls, {name: self.compile(hints.get(name, typing.Any)) for name in names})
         if is_dataclass(cls):
             return self._dataclass(cls)
         raise _cannot_travel(cls)
@@ -227,8 +228,7 @@ def _alias_value(annotation: object) -> object | None:
     """What a `type X = ...` of Python 3.12 stands for."""
     kind = getattr(typing, "TypeAliasType", None)
     if kind is not None and isinstance(annotation, kind):
-        value: object = annotation.__value__
-        return value
+        return getattr(annotation, "__value__", None)
     return None
 
 

@@ -146,12 +146,12 @@ def dump_claims(claims: Claims) -> bytes:
     audience, function, body, lineage = claims.audience, claims.function, claims.body, claims.lineage
     return pack(
         [
-            claims.type.value,
+            claims.type._value_,
             [audience.environment, audience.project, audience.location, audience.queue, audience.handler],
             [function.name, function.version, function.fingerprint],
             [claims.producer.service, claims.producer.revision],
             claims.deadline_seconds,
-            [body.codec, body.size_bytes, body.sha256, body.storage.value],
+            [body.codec, body.size_bytes, body.sha256, body.storage._value_],
             claims.task_id,
             [lineage.root, lineage.parent, lineage.generation],
             [claims.issued_at, claims.not_before, claims.expires_at],

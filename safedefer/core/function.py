@@ -27,13 +27,25 @@ class RegisteredFunction:
         aliases: Names it had before; tasks under them still run.
         options: What its tasks have unless a call says otherwise.
         missing: What becomes of a task when a row that it refers to is gone.
+        ledger: Whether a task that was executed is kept from being executed again.
         where: File and line, for messages.
     Raises:
         InvalidFunctionError: It is not a module-level function or static method, or a parameter cannot travel.
         InvalidNameError: The name, or an alias, cannot be one.
     """
 
-    __slots__ = ("_parameters", "_ref", "aliases", "function", "missing", "name", "options", "version", "where")
+    __slots__ = (
+        "_parameters",
+        "_ref",
+        "aliases",
+        "function",
+        "ledger",
+        "missing",
+        "name",
+        "options",
+        "version",
+        "where",
+    )
 
     def __init__(
         self,
@@ -44,6 +56,7 @@ class RegisteredFunction:
         aliases: tuple[str, ...] = (),
         options: TaskOptions | None = None,
         missing: Missing = "drop",
+        ledger: bool = True,
     ) -> None:
         check_function(function)
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= _MAX_VERSION:
@@ -56,6 +69,7 @@ class RegisteredFunction:
         self.aliases = tuple(parse_function_name(alias) for alias in aliases)
         self.options = TaskOptions() if options is None else options
         self.missing = missing
+        self.ledger = ledger
         code = inspect.unwrap(function).__code__
         self.where = f"{code.co_filename}:{code.co_firstlineno}"
         self._parameters: Parameters | None = None

@@ -39,3 +39,15 @@ DEFAULT_DISPATCH_DEADLINE: Final = timedelta(minutes=10)
 
 MIN_KEY_BYTES: Final = 32
 """A root secret carries at least the security of HMAC-SHA-256."""
+
+LEASE_RESERVE: Final = timedelta(seconds=30)
+"""A lease outlives the dispatch deadline by this much: the queue may give up on a worker that still runs."""
+
+RECORD_RESERVE: Final = timedelta(hours=2)
+"""Records outlive the envelope they belong to by more than the longest dispatch that may still be under way."""
+
+OVERFLOW_CHUNK_BYTES: Final = 900_000
+"""One record of an overflowed body. A Datastore entity holds a little more than 1,000,000 bytes."""
+
+OVERFLOW_COMMIT_BYTES: Final = 8_100_000
+"""One commit of an overflowed body. A Datastore request holds 10 MiB."""

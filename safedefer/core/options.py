@@ -13,9 +13,7 @@ from safedefer.errors import InvalidOptionError
 Missing: TypeAlias = Literal["drop", "retry", "fail"]
 """What becomes of a task when a row that it refers to is gone."""
 
-NOT_SUPPORTED: Final = frozenset(
-    {"service", "version", "instance", "small_task", "wipe_related_caches", "retry_options"}
-)
+NOT_SUPPORTED: Final = frozenset({"service", "version", "instance", "wipe_related_caches", "retry_options"})
 """Options of djangae's `defer` that this version does not act on; they are refused and never ignored."""
 
 
@@ -33,6 +31,7 @@ class TaskOptions:
         deadline: How long one dispatch may take, 15 s to 30 min.
         transactional: Send after the transaction has committed. Inside a transaction that is always so.
         using: Database alias of that transaction.
+        small_task: Never keep the arguments outside the task; too large then is an error.
         raise_if_exists: Raise TaskExistsError rather than report `created=False`.
     """
 
@@ -44,6 +43,7 @@ class TaskOptions:
     deadline: timedelta | None = None
     transactional: bool = False
     using: str = "default"
+    small_task: bool = False
     raise_if_exists: bool = False
 
     def merged(self, given: Mapping[str, object]) -> Self:
@@ -91,7 +91,7 @@ def _check(name: str, value: object) -> object:
             return value if isinstance(value, timedelta) else _datetime(name, value)
         case "deadline":
             return _deadline(_duration(name, value))
-        case "transactional" | "raise_if_exists":
+        case "transactional" | "small_task" | "raise_if_exists":
             if not isinstance(value, bool):
                 raise _wrong(name, "a bool", value)
             return value

@@ -7,6 +7,11 @@ _LENGTH: Final = Struct("<Q")
 _pack_length = _LENGTH.pack
 
 
+def encode_length(length: int) -> bytes:
+    """A count or a length as it stands in the encoding."""
+    return _pack_length(length)
+
+
 def encode_pieces(*pieces: bytes) -> bytes:
     """Join byte strings with their count and lengths in front, each as 8 bytes, little-endian.
 

@@ -45,6 +45,7 @@ class Parameters:
         "_by_keyword",
         "_in_order",
         "_indexes",
+        "_quick",
         "_required_in_order",
         "_required_keywords",
         "_rest",
@@ -64,6 +65,9 @@ class Parameters:
         self._rest_by_keyword = next((p for p in parameters if p.kind == "**"), None)
         self._required_in_order = tuple(p.name for p in self._in_order if p.required)
         self._required_keywords = frozenset(p.name for p in parameters if p.kind == "keyword" and p.required)
+        # The common call gives every parameter by position; it is then checked without placing anything.
+        named = any(p.kind in ("keyword", "*", "**") for p in parameters)
+        self._quick = None if named else tuple((p.shape.plain, p.shape) for p in self._in_order)
         self.has_models = any(isinstance(s, ModelShape) for p in parameters for s in walk(p.shape))
 
     def place(self, args: tuple[object, ...] | list[object], kwargs: Mapping[str, object]) -> list[Parameter] | None:
@@ -102,6 +106,12 @@ class Parameters:
             InvalidCallError: An argument is missing, surplus or unexpected.
             UnencodableArgumentError: A value is not of its parameter's type, or cannot travel at all.
         """
+        if self._quick is not None and not kwargs and len(args) == len(self._quick):
+            for (plain, shape), value in zip(self._quick, args, strict=False):
+                if type(value) not in plain and not shape.fits(value, 1):
+                    break
+            else:
+                return
         placed = self.place(args, kwargs)
         if placed is None:
             try:

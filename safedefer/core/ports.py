@@ -1,13 +1,16 @@
 """What the rules need of the outside, as Protocols. `safedefer.django.setup` chooses what fills them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, final
+from typing import Protocol, TypeVar, final
 
 from safedefer.core.audit import AuditEvent
 from safedefer.core.names import QueueName, TaskName
+from safedefer.core.records import Change, Record, RecordKey, RecordKind
 from safedefer.core.references import ModelReference
+
+T = TypeVar("T")
 
 
 class Clock(Protocol):
@@ -157,10 +160,47 @@ class Invoker(Protocol):
         """Call a function, or run a coroutine function to its end."""
         ...
 
+    async def in_thread(self, action: Callable[[], T]) -> T:
+        """Run blocking code for a coroutine, in the thread that holds the caller's transaction, if there is one."""
+        ...
+
 
 class FailureSink(Protocol):
     """Is handed the exceptions of deferred functions, for the application's own error reporting."""
 
     def failed(self, function: str, task_id: str, error: BaseException) -> None:
         """Report one failed execution."""
+        ...
+
+
+class RecordStore(Protocol):
+    """Durable records. The one port for state that outlives a process."""
+
+    def get(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, Record]:
+        """Read records, each as of its last commit; those that do not exist are absent from the result.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        ...
+
+    def scan(self, kind: RecordKind, *, after: str = "", limit: int) -> Sequence[Record]:
+        """Read records of one kind in the order of their ids, beginning behind `after`.
+
+        Args:
+            limit: How many at the most; the store may give fewer, but gives none only at the end.
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        ...
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Make all changes, or none of them.
+
+        Args:
+            changes: At most one for each key; data of 9,000,000 bytes together.
+        Raises:
+            RecordConflictError: A record has not the version that its change expects. Nothing was changed.
+            StoreUnavailableError: The store did not answer. The changes may or may not have been made.
+        """
         ...

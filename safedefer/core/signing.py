@@ -8,14 +8,15 @@ from hashlib import sha256
 from typing import Final, NoReturn, SupportsIndex, final
 
 from safedefer.core.claims import CODEC_ID, BodyClaim, Claims, Storage, dump_claims, parse_claims
-from safedefer.core.envelope import TAG_BYTES, VERSION, UntrustedEnvelope, make_preamble
+from safedefer.core.envelope import PREAMBLE_BYTES, TAG_BYTES, VERSION, UntrustedEnvelope, make_preamble
 from safedefer.core.keys import Key, KeyRing
 from safedefer.core.names import EnvironmentName, ProjectName
-from safedefer.core.pae import encode_pieces
+from safedefer.core.pae import encode_length, encode_pieces
 from safedefer.errors import BodyDigestError, ClaimsError, Reason, SignatureError
 
-_LABEL: Final = b"safedefer.envelope"
-_VERSION_PIECE: Final = bytes([VERSION])
+_PIECES: Final = (b"safedefer.envelope", bytes([VERSION]))
+# The encoding of the five signed pieces up to the preamble, which always has the same length.
+_HEAD: Final = encode_length(5) + encode_pieces(*_PIECES)[8:] + encode_length(PREAMBLE_BYTES)
 
 
 @final
@@ -73,10 +74,11 @@ class VerifiedBody:
 class Deployment:
     """What both sides know and no envelope carries: the environment and the project that the tag is bound to."""
 
-    __slots__ = ("assertion",)
+    __slots__ = ("assertion", "piece")
 
     def __init__(self, environment: EnvironmentName, project: ProjectName) -> None:
         self.assertion = encode_pieces(environment.encode(), project.encode())
+        self.piece = encode_length(len(self.assertion)) + self.assertion
 
 
 def claim_body(body: bytes, storage: Storage) -> BodyClaim:
@@ -145,5 +147,6 @@ def verify_body(envelope: VerifiedEnvelope, stored: bytes | None = None) -> Veri
 
 
 def _tag(mac_key: bytes, preamble: bytes, claims: bytes, deployment: Deployment) -> bytes:
-    message = encode_pieces(_LABEL, _VERSION_PIECE, preamble, deployment.assertion, claims)
+    # encode_pieces(*_PIECES, preamble, assertion, claims), put together of parts that are known beforehand.
+    message = b"".join((_HEAD, preamble, deployment.piece, encode_length(len(claims)), claims))
     return hmac.digest(mac_key, message, "sha256")

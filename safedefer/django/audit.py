@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Final, final
 
 from safedefer.core.audit import AuditEvent, Severity
@@ -18,6 +18,7 @@ _LEVELS: Final = {
     Severity.WARNING: logging.WARNING,
     Severity.CRITICAL: logging.CRITICAL,
 }
+_FIELDS: Final = tuple(field.name for field in fields(AuditEvent))
 _ANONYMOUS_PER_MINUTE: Final = 60
 _MINUTE: Final = 60.0
 
@@ -41,12 +42,12 @@ class LoggingAudit:
         """Record one event."""
         if event.actor is None and not event.accepted and self._is_flood():
             return
-        fields = {name: value for name, value in asdict(event).items() if value not in (None, "")}
+        known = {name: getattr(event, name) for name in _FIELDS if getattr(event, name) not in (None, "")}
         if self._left_out and event.actor is None and not event.accepted:
-            fields["left_out_before"] = self._left_out
+            known["left_out_before"] = self._left_out
             self._left_out = 0
-        line = " ".join(f"{name}={_plain(value)}" for name, value in fields.items())
-        logger.log(_LEVELS[event.severity], "safedefer %s", line, extra={"audit": fields})
+        line = " ".join(f"{name}={_plain(value)}" for name, value in known.items())
+        logger.log(_LEVELS[event.severity], "safedefer %s", line, extra={"audit": known})
         audit_event_recorded.send_robust(sender=AuditEvent, event=event)
 
     def _is_flood(self) -> bool:

@@ -4,13 +4,15 @@ import inspect
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import Any, final
+from typing import Any, TypeVar, final
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 from django.utils import timezone
 
 from safedefer.django.signals import task_failed
+
+T = TypeVar("T")
 
 
 @final
@@ -24,6 +26,10 @@ class DjangoInvoker:
             async_to_sync(coroutine_function)(*args, **kwargs)
         else:
             function(*args, **kwargs)
+
+    async def in_thread(self, action: Callable[[], T]) -> T:
+        """Run blocking code in the thread that Django's ORM uses for this context."""
+        return await sync_to_async(action, thread_sensitive=True)()
 
 
 @final

@@ -10,7 +10,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Final, Protocol, TypeVar, final
+from typing import Final, Literal, Protocol, TypeAlias, TypeVar, final
 from urllib.parse import SplitResult, urlsplit
 
 from safedefer.core.keys import KeyState, Secret, check_secret, parse_secret
@@ -37,13 +37,16 @@ LOCAL_TASKS_HOST: Final = "127.0.0.1:9022"
 LOCAL_ISSUER: Final = "http://127.0.0.1:9024"
 LOCAL_HANDLER_URL: Final = "http://127.0.0.1:8000/_safedefer/"
 LOCAL_SERVICE_ACCOUNT: Final = "safedefer@local.iam.gserviceaccount.com"
+LOCAL_DATASTORE_HOST: Final = "127.0.0.1:9023"
 EMULATOR_VARIABLES: Final = ("CLOUD_TASKS_EMULATOR_HOST", "TASKS_EMULATOR_HOST", "SAFEDEFER_LOCAL_ISSUER")
+DATASTORE_EMULATOR_VARIABLE: Final = "DATASTORE_EMULATOR_HOST"
 PLATFORM_VARIABLES: Final = ("GAE_ENV", "GAE_APPLICATION", "GAE_SERVICE", "GAE_VERSION", "GAE_INSTANCE", "K_SERVICE")
 
 _KEYS: Final = (
     "ALLOWED_EMAILS",
     "AUDIENCE",
     "BODY_CAP",
+    "DATASTORE",
     "DEFAULT_QUEUE",
     "ENVIRONMENT",
     "HANDLER_ID",
@@ -55,11 +58,15 @@ _KEYS: Final = (
     "MODULES",
     "PROJECT",
     "SERVICE_ACCOUNT",
+    "STORE",
 )
 _SHARED_ACCOUNTS: Final = ("-compute@developer.gserviceaccount.com", "@appspot.gserviceaccount.com")
 _INSECURE_PREFIX: Final = "django-insecure-"
 _GENERATE: Final = "Generate one with `python manage.py safedefer_keys generate` and keep it in a secret manager."
 _T = TypeVar("_T")
+
+Store: TypeAlias = Literal["orm", "datastore"]
+"""What durable records are kept in."""
 
 
 class DjangoSettings(Protocol):
@@ -105,6 +112,17 @@ class LocalCloud:
 
     tasks_host: str
     issuer: str
+    datastore_host: str
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatastoreSetting:
+    """Which Datastore database records are kept in; `project` is None where it is the project of the queues."""
+
+    project: str | None = None
+    database: str = ""
+    namespace: str = ""
 
 
 @final
@@ -126,6 +144,8 @@ class Settings:
     body_cap_bytes: int
     max_age: timedelta
     modules: tuple[str, ...]
+    store: Store
+    datastore: DatastoreSetting
     local: LocalCloud | None
 
 
@@ -200,6 +220,8 @@ def _read(reading: _Reading, django_settings: object) -> Settings:
         body_cap_bytes=reading.parse("BODY_CAP", _positive, MAX_BODY_BYTES),
         max_age=reading.parse("MAX_AGE", _max_age, MAX_AGE),
         modules=reading.parse("MODULES", _module_names, ("tasks",)),
+        store=_read_store(reading),
+        datastore=reading.parse("DATASTORE", _datastore, DatastoreSetting()),
         local=local,
     )
 
@@ -218,7 +240,10 @@ def _read_handler(reading: _Reading) -> tuple[str, LocalCloud | None]:
     parts = urlsplit(url)
     loopback = is_loopback(parts.hostname or "")
     platform = [name for name in PLATFORM_VARIABLES if reading.environ.get(name)]
-    emulator = [name for name in EMULATOR_VARIABLES if reading.environ.get(name)]
+    variables: tuple[str, ...] = EMULATOR_VARIABLES
+    if reading.given.get("STORE") == "datastore":
+        variables = (*variables, DATASTORE_EMULATOR_VARIABLE)
+    emulator = [name for name in variables if reading.environ.get(name)]
     if loopback and reading.debug and not platform:
         return url, _read_local_cloud(reading)
     if emulator:
@@ -243,14 +268,19 @@ def _read_local_cloud(reading: _Reading) -> LocalCloud:
     environ = reading.environ
     host = environ.get("CLOUD_TASKS_EMULATOR_HOST") or environ.get("TASKS_EMULATOR_HOST") or LOCAL_TASKS_HOST
     issuer = environ.get("SAFEDEFER_LOCAL_ISSUER") or LOCAL_ISSUER
-    for name, address in (("CLOUD_TASKS_EMULATOR_HOST", f"http://{host}"), ("SAFEDEFER_LOCAL_ISSUER", issuer)):
+    datastore = environ.get(DATASTORE_EMULATOR_VARIABLE) or LOCAL_DATASTORE_HOST
+    for name, address in (
+        ("CLOUD_TASKS_EMULATOR_HOST", f"http://{host}"),
+        ("SAFEDEFER_LOCAL_ISSUER", issuer),
+        (DATASTORE_EMULATOR_VARIABLE, f"http://{datastore}"),
+    ):
         try:
             hostname = _split(address).hostname or ""
         except ConfigurationError:
             hostname = ""
         if not is_loopback(hostname):
             reading.error("E009", f"{name} is not a loopback address.", "The local cloud is for one machine only.")
-    return LocalCloud(tasks_host=host, issuer=issuer.rstrip("/"))
+    return LocalCloud(tasks_host=host, issuer=issuer.rstrip("/"), datastore_host=datastore)
 
 
 def _read_service_account(reading: _Reading, local: LocalCloud | None) -> str:
@@ -366,6 +396,28 @@ def _check_ring(reading: _Reading, keys: Sequence[KeySetting]) -> None:
     secrets = [key.secret.reveal() for key in keys if key.secret is not None]
     if len({key.name for key in keys}) != len(keys) or len(set(secrets)) != len(secrets):
         reading.error("E004", "Two of SAFEDEFER['KEYS'] have the same id or the same secret.")
+
+
+def _read_store(reading: _Reading) -> Store:
+    value = reading.given.get("STORE", "orm" if reading.debug else None)
+    if value == "datastore":
+        return "datastore"
+    if value != "orm":
+        reading.error(
+            "E007",
+            "SAFEDEFER['STORE'] is missing." if value is None else "SAFEDEFER['STORE'] is unknown.",
+            'Set it to "datastore", or to "orm" for a table of the Django database: '
+            "it keeps which tasks were executed, and arguments that are too large for a task.",
+        )
+    return "orm"
+
+
+def _datastore(value: object) -> DatastoreSetting:
+    if not isinstance(value, Mapping) or not value.keys() <= {"project", "database", "namespace"}:
+        raise ConfigurationError("expected a dict of project, database and namespace")
+    if not all(isinstance(part, str) for part in value.values()):
+        raise ConfigurationError("project, database and namespace are texts")
+    return DatastoreSetting(**value)
 
 
 def _key_id(value: object) -> KeyId:

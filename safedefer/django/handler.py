@@ -21,6 +21,7 @@ from safedefer.flow.runtime import current_runtime
 STATUS: Final[Mapping[Verdict, int]] = {
     Verdict.DONE: 204,
     Verdict.DROP: 204,
+    Verdict.REISSUE: 204,
     Verdict.BAD_REQUEST: 400,
     Verdict.UNAUTHENTICATED: 401,
     Verdict.METHOD_NOT_ALLOWED: 405,
@@ -66,6 +67,7 @@ def _dispatch(request: HttpRequest) -> Dispatch:
         content_length=meta.get("CONTENT_LENGTH"),
         authorization=meta.get("HTTP_AUTHORIZATION"),
         queue=meta.get("HTTP_X_CLOUDTASKS_QUEUENAME"),
+        task_name=meta.get("HTTP_X_CLOUDTASKS_TASKNAME"),
         retry_count=meta.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT"),
         read=request.read,
     )

@@ -14,12 +14,16 @@ from safedefer.core.claims import Producer
 from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
 from safedefer.core.policy import Policy
+from safedefer.core.ports import RecordStore
 from safedefer.core.signing import Deployment
 from safedefer.django.audit import LoggingAudit
 from safedefer.django.calls import DjangoClock, DjangoInvoker, SignalFailures
 from safedefer.django.conf import KeySetting, Settings, read_settings
 from safedefer.django.modelrefs import DjangoReferences
+from safedefer.django.records import OrmRecords
 from safedefer.django.transactions import DjangoCommitHook
+from safedefer.errors import ConfigurationError
+from safedefer.flow.ledger import Ledger
 from safedefer.flow.runtime import Runtime, install, install_problem
 from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget
 from safedefer.gcp.jwks import KeySetCache, fetch_key_set
@@ -80,6 +84,7 @@ def build_runtime(settings: Settings) -> Runtime:
         service_account=settings.service_account,
         emulator_host=None if local is None else local.tasks_host,
     )
+    records = make_records(settings, project)
     return Runtime(
         registry=registry,
         ring=make_ring(settings.keys, settings.environment, project),
@@ -100,10 +105,36 @@ def build_runtime(settings: Settings) -> Runtime:
         invoker=DjangoInvoker(),
         audit=LoggingAudit(),
         failures=SignalFailures(),
+        records=records,
+        ledger=Ledger(records, clock),
         clock=clock,
         inline_limit_bytes=settings.inline_limit_bytes,
         body_cap_bytes=settings.body_cap_bytes,
     )
+
+
+def make_records(settings: Settings, project: str) -> RecordStore:
+    """The store of durable records.
+
+    Raises:
+        ConfigurationError: google-cloud-datastore is not installed.
+    """
+    if settings.store == "orm":
+        return OrmRecords()
+    try:
+        # Installed only with the extra: whoever keeps records in the Django database does not need it.
+        from safedefer.gcp.datastore import DatastoreRecords, DatastoreTarget  # noqa: PLC0415
+    except ImportError:
+        raise ConfigurationError(
+            'SAFEDEFER["STORE"] is "datastore", which needs google-cloud-datastore: pip install "safedefer[datastore]"'
+        ) from None
+    target = DatastoreTarget(
+        project=settings.datastore.project or project,
+        database=settings.datastore.database,
+        namespace=settings.datastore.namespace,
+        emulator_host=None if settings.local is None else settings.local.datastore_host,
+    )
+    return DatastoreRecords(target)
 
 
 def make_ring(keys: tuple[KeySetting, ...], environment: EnvironmentName, project: ProjectName) -> KeyRing:

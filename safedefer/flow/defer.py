@@ -1,11 +1,11 @@
 """Call -> body -> claims -> envelope -> task. Everything that can be wrong is found before anything is sent."""
 
-import asyncio
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from secrets import token_bytes
-from typing import final
+from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
 from safedefer.core.claims import Claims, Storage, TaskType
@@ -16,9 +16,20 @@ from safedefer.core.names import TASK_ID_BYTES, TaskId, TaskName
 from safedefer.core.options import TaskOptions
 from safedefer.core.ports import OutgoingTask, SendableTask
 from safedefer.core.signing import claim_body, sign_envelope
-from safedefer.errors import InvalidOptionError, PayloadTooLargeError, Reason, TaskExistsError
+from safedefer.errors import (
+    ConfigurationError,
+    InvalidOptionError,
+    PayloadTooLargeError,
+    Reason,
+    TaskExistsError,
+    UnavailableError,
+    UsageError,
+)
 from safedefer.flow.lineage import lineage_of
+from safedefer.flow.overflow import remove_overflow, write_overflow
 from safedefer.flow.runtime import Runtime
+
+logger: Final = logging.getLogger("safedefer.defer")
 
 
 @final
@@ -41,14 +52,19 @@ class DeferredTask:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class SealedCall:
-    """A signed call, ready to be sent."""
+    """A signed call, ready to be sent.
+
+    Attributes:
+        overflow: The body, where it is to be kept outside the task.
+    """
 
     claims: Claims
     name: TaskName
     task: SendableTask
     options: TaskOptions
+    overflow: bytes | None
 
     def result(self, *, created: bool | None) -> DeferredTask:
         """What the caller of `defer` is told."""
@@ -66,13 +82,19 @@ def defer_call(
 ) -> DeferredTask:
     """Seal a call and send it: now, or once the transaction that is open on its alias has committed.
 
+    A body that is kept outside the task is written at once, so that the task never waits for it; after a rollback it
+    expires.
+
     Raises:
         UsageError: The arguments, an option, or the size cannot work; nothing was sent.
         ConfigurationError: No such queue, or Cloud Tasks refuses the task.
         QueueUnavailableError: Cloud Tasks did not answer; the task may or may not exist.
+        StoreUnavailableError: The store did not take a large body; nothing was sent.
         TaskExistsError: A task of that name exists and the caller asked to be told.
     """
     call = seal_call(runtime, function, options, args, kwargs)
+    if call.overflow is not None:
+        write_overflow(runtime.records, call.claims, call.overflow)
     if runtime.commits.in_transaction(options.using):
         runtime.commits.on_commit(options.using, lambda: send_call(runtime, call))
         return call.result(created=None)
@@ -86,12 +108,8 @@ async def defer_call_async(
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
 ) -> DeferredTask:
-    """The same for a coroutine: seals at once, and waits for Cloud Tasks in a thread."""
-    call = seal_call(runtime, function, options, args, kwargs)
-    if runtime.commits.in_transaction(options.using):
-        runtime.commits.on_commit(options.using, lambda: send_call(runtime, call))
-        return call.result(created=None)
-    return await asyncio.to_thread(send_call, runtime, call)
+    """The same for a coroutine: everything that waits does so in a thread."""
+    return await runtime.invoker.in_thread(lambda: defer_call(runtime, function, options, args, kwargs))
 
 
 def seal_call(
@@ -115,13 +133,12 @@ def seal_call(
             limit_bytes=runtime.body_cap_bytes,
         )
     task_id = TaskId(token_bytes(TASK_ID_BYTES))
-    queue = runtime.default_queue if options.queue is None else options.queue
     deadline = DEFAULT_DISPATCH_DEADLINE if options.deadline is None else options.deadline
     now = runtime.clock.time()
     schedule_time = _schedule_time(runtime, options, now)
     claims = Claims(
         type=TaskType.CALL,
-        audience=runtime.policy.audience(queue),
+        audience=runtime.policy.audience(runtime.default_queue if options.queue is None else options.queue),
         function=function.ref,
         producer=runtime.producer,
         deadline_seconds=int(deadline.total_seconds()),
@@ -132,25 +149,74 @@ def seal_call(
         not_before=int(now if schedule_time is None else schedule_time),
         expires_at=_expires_at(runtime, options, now if schedule_time is None else schedule_time),
     )
-    envelope = sign_envelope(claims, body, runtime.ring.primary, runtime.deployment)
-    name = TaskName(task_id.hex()) if options.name is None else options.name
-    task = runtime.sender.prepare(
-        OutgoingTask(queue=queue, name=name, envelope=envelope, schedule_time=schedule_time, deadline=deadline)
-    )
-    _check_size(runtime, function, task)
-    return SealedCall(claims=claims, name=name, task=task, options=options)
+    draft = _Draft(runtime, options, claims, schedule_time)
+    if len(body) <= runtime.inline_limit_bytes:
+        task = draft.prepare(claims, body)
+        if task.size_bytes <= runtime.inline_limit_bytes:
+            return draft.call(claims, task, overflow=None)
+    if options.small_task:
+        raise PayloadTooLargeError(
+            f"the task of {function.name} would take more than {runtime.inline_limit_bytes:,} bytes, and small_task "
+            "keeps its arguments from being stored outside",
+            size_bytes=len(body),
+            limit_bytes=runtime.inline_limit_bytes,
+        )
+    outside = replace(claims, body=replace(claims.body, storage=Storage.OVERFLOW))
+    return draft.call(outside, draft.prepare(outside, b""), overflow=body)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """What a call has in common, wherever its body goes."""
+
+    runtime: Runtime
+    options: TaskOptions
+    claims: Claims
+    schedule_time: float | None
+
+    def prepare(self, claims: Claims, inline_body: bytes) -> SendableTask:
+        """Sign the claims and build the task around them."""
+        runtime = self.runtime
+        return runtime.sender.prepare(
+            OutgoingTask(
+                queue=claims.audience.queue,
+                name=self.name,
+                envelope=sign_envelope(claims, inline_body, runtime.ring.primary, runtime.deployment),
+                schedule_time=self.schedule_time,
+                deadline=timedelta(seconds=claims.deadline_seconds),
+            )
+        )
+
+    @property
+    def name(self) -> TaskName:
+        """The name that was asked for, or one from the random task id."""
+        return TaskName(self.claims.task_id.hex()) if self.options.name is None else self.options.name
+
+    def call(self, claims: Claims, task: SendableTask, *, overflow: bytes | None) -> SealedCall:
+        """The finished call."""
+        return SealedCall(claims=claims, name=self.name, task=task, options=self.options, overflow=overflow)
 
 
 def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
     """Create the task of a sealed call.
+
+    A stored body is removed again when the service has said no. Where it has not answered the task may exist, and the
+    body stays until it expires.
 
     Raises:
         ConfigurationError: No such queue, or Cloud Tasks refuses the task.
         QueueUnavailableError: Cloud Tasks did not answer; the task may or may not exist.
         TaskExistsError: A task of that name exists and the caller asked to be told.
     """
-    # A name made from random bytes exists only if an earlier try of this create went through.
-    created = runtime.sender.send(call.task) or call.options.name is None
+    try:
+        # A name made from random bytes exists only if an earlier try of this create went through.
+        created = runtime.sender.send(call.task) or call.options.name is None
+    except (ConfigurationError, UsageError):
+        discard_overflow(runtime, call.claims)
+        raise
+    if not created:
+        discard_overflow(runtime, call.claims)
     claims = call.claims
     runtime.audit.emit(
         AuditEvent(
@@ -170,6 +236,14 @@ def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
     if not created and call.options.raise_if_exists:
         raise TaskExistsError(f"a task named {call.name} exists in queue {claims.audience.queue}, or did recently")
     return call.result(created=created)
+
+
+def discard_overflow(runtime: Runtime, claims: Claims) -> None:
+    """Remove a stored body that nobody will ask for; if the store does not answer, it expires."""
+    try:
+        remove_overflow(runtime.records, claims)
+    except UnavailableError:
+        logger.warning("the stored body of task %s could not be removed; it expires", claims.task_id.hex())
 
 
 def _schedule_time(runtime: Runtime, options: TaskOptions, now: float) -> float | None:
@@ -197,13 +271,3 @@ def _expires_at(runtime: Runtime, options: TaskOptions, start: float) -> int:
     if moment > latest:
         raise InvalidOptionError(f"option expires: at most {runtime.policy.max_age.days} days after it may run")
     return moment
-
-
-def _check_size(runtime: Runtime, function: RegisteredFunction, task: SendableTask) -> None:
-    if task.size_bytes > runtime.inline_limit_bytes:
-        raise PayloadTooLargeError(
-            f"the task of {function.name} takes {task.size_bytes:,} bytes, Cloud Tasks can be given "
-            f"{runtime.inline_limit_bytes:,}; store the data and pass a reference to it",
-            size_bytes=task.size_bytes,
-            limit_bytes=runtime.inline_limit_bytes,
-        )

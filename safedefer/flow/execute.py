@@ -12,23 +12,33 @@ from types import TracebackType
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
-from safedefer.core.claims import Storage
+from safedefer.core.claims import Claims, Storage
 from safedefer.core.codec import Arguments, DecodedArguments, decode_arguments
 from safedefer.core.envelope import CONTENT_TYPE, parse_envelope
 from safedefer.core.function import RegisteredFunction
+from safedefer.core.ledger import Busy, Claim, Claimed, Finished
+from safedefer.core.limits import CLOCK_SKEW
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body, verify_envelope
 from safedefer.errors import (
+    AlreadyExecutedError,
+    ArgumentsRefusedError,
     ClaimsError,
     FunctionFailedError,
+    LeaseLostError,
     Reason,
     ReferenceMissingError,
     RejectedError,
     RequestRefusedError,
+    StoreUnavailableError,
     TokenKeysUnavailableError,
     UnavailableError,
 )
+from safedefer.flow.defer import discard_overflow
+from safedefer.flow.ledger import Lease
 from safedefer.flow.lineage import executing
 from safedefer.flow.outcome import Outcome, Verdict, judge
+from safedefer.flow.overflow import read_overflow
+from safedefer.flow.reissue import ReissueError, TooEarlyError, reissue
 from safedefer.flow.runtime import Runtime
 
 logger: Final = logging.getLogger("safedefer.task")
@@ -49,6 +59,7 @@ class Dispatch:
         content_length: The header's value, or None.
         authorization: The header's value, or None.
         queue: X-CloudTasks-QueueName; believed only once the identity token has been verified.
+        task_name: X-CloudTasks-TaskName; likewise.
         retry_count: X-CloudTasks-TaskRetryCount; likewise.
         read: Reads the given number of bytes of the body, or fewer where it ends.
     """
@@ -58,6 +69,7 @@ class Dispatch:
     content_length: str | None
     authorization: str | None
     queue: str | None
+    task_name: str | None
     retry_count: str | None
     read: Callable[[int], bytes]
 
@@ -85,27 +97,30 @@ def handle_dispatch(runtime: Runtime, dispatch: Dispatch) -> Outcome:
     that nobody foresaw is never taken for success.
     """
     progress = _Progress(started=runtime.clock.time())
+    verdict = severity = None
     try:
         reason, detail = _verify_and_execute(runtime, dispatch, progress)
+    except _LaterError as later:
+        reason, detail = _reissue(runtime, dispatch, later)
+        verdict = Verdict.RETRY if detail == _TOO_EARLY else None
+    except ReferenceMissingError as error:
+        reason, detail = error.reason, error.detail
+        verdict, severity = _MISSING[error.detail]  # The detail is the function's own policy.
     except RejectedError as error:
         reason, detail = error.reason, error.detail
-    except TokenKeysUnavailableError:
-        reason, detail = Reason.TOKEN_KEYS_UNAVAILABLE, ""
     except UnavailableError as error:
-        reason, detail = Reason.REFERENCES_UNAVAILABLE, type(error).__name__
+        reason, detail = _unavailable(error), type(error).__name__
     except Exception as error:  # noqa: BLE001  # A fault of ours answers 503: the task stays, and is looked at.
         reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
         _log_failure("dispatch failed inside safedefer", error)
-    verdict, severity = judge(reason)
-    if reason is Reason.REFERENCE_MISSING:
-        verdict, severity = _MISSING[detail]  # The detail is the function's own policy.
-    outcome = Outcome(verdict, reason)
+    usual = judge(reason)
+    outcome = Outcome(verdict or usual[0], reason)
     progress.learn(
-        accepted=verdict in _RAN,
+        accepted=outcome.verdict in _RAN,
         reason=reason,
-        severity=severity,
+        severity=severity or usual[1],
         detail=detail,
-        outcome=verdict.value,
+        outcome=outcome.verdict.value,
         duration_ms=round((runtime.clock.time() - progress.started) * 1000, 3),
     )
     return _record(runtime, progress.event, outcome)
@@ -117,6 +132,7 @@ _MISSING: Final = {
     "retry": (Verdict.RETRY, Severity.NOTICE),
     "fail": (Verdict.REFUSED, Severity.WARNING),
 }
+_TOO_EARLY: Final = "the reissued task has come before its time"
 
 
 def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
@@ -147,23 +163,131 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
 
     # 6. It is meant for this handler, came through the queue it was signed for, and its time is now.
     runtime.policy.check_audience(claims, dispatch.queue)
-    runtime.policy.check_times(claims, runtime.clock.time())
+    _check_times(runtime, claims, data)
 
     # 7. The function is registered; its parameters may have changed since, which decoding decides.
     function = runtime.registry.find(claims.function.name, claims.function.version)
 
-    # 8. The body is the one that was signed.
-    body = _fetch_body(envelope)
+    # 8. The ledger does not know it as executed, nor as being executed.
+    uses_ledger = function.ledger or claims.body.storage is Storage.OVERFLOW
+    standing = runtime.ledger.look(claims) if uses_ledger else None
+    if standing is not None:
+        _check_standing(runtime, standing.claim, claims, data)
 
-    # 9. The arguments, decoded along the function's annotations, and the rows they refer to.
+    # 9. The body is the one that was signed, wherever it was kept.
+    body = _fetch_body(runtime, envelope)
+
+    # 10. The arguments, decoded along the function's annotations.
     decoded = decode_arguments(function.parameters, body, runtime.resolver)
-    arguments = _load(runtime, function, decoded)
 
-    # 10. The decision is recorded before it takes effect.
-    runtime.audit.emit(replace(progress.event, accepted=True, reason=_note(function, envelope), severity=Severity.INFO))
+    # 11. The right to execute is taken, for a time; of several dispatches of one task one gets it.
+    lease: Lease | None = None
+    if standing is not None:
+        claim = runtime.ledger.claim(claims, standing)
+        lease = _check_standing(runtime, claim, claims, data)
+    if lease is not None:
+        progress.learn(attempt=lease.entry.attempts)
 
-    # 11. The function runs.
-    return _run(runtime, function, body, arguments)
+    # 12. The rows are loaded, the decision is recorded, and the function runs.
+    try:
+        arguments = _load(runtime, function, decoded)
+        note = _note(function, envelope)
+        runtime.audit.emit(replace(progress.event, accepted=True, reason=note, severity=Severity.INFO))
+        _run(runtime, function, body, arguments)
+    except FunctionFailedError as failure:
+        _give_back(runtime, lease)
+        return Reason.FUNCTION_FAILED, type(failure.__cause__).__name__
+    except ReferenceMissingError as error:
+        if error.detail == "drop":
+            _finish(runtime, lease, claims)
+        else:
+            _give_back(runtime, lease)
+        raise
+    except Exception:
+        _give_back(runtime, lease)
+        raise
+
+    # 13. Its end is recorded before the queue is told; what was kept for it is removed.
+    _finish(runtime, lease, claims)
+    return Reason.EXECUTED, ""
+
+
+@final
+class _LaterError(Exception):
+    """Not now: the call is to come again at a given time."""
+
+    def __init__(self, reason: Reason, claims: Claims, envelope: bytes, *, at: float, mark: str) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+        self.claims = claims
+        self.envelope = envelope
+        self.at = at
+        self.mark = mark
+
+
+def _check_times(runtime: Runtime, claims: Claims, data: bytes) -> None:
+    try:
+        runtime.policy.check_times(claims, runtime.clock.time())
+    except ClaimsError as error:
+        if error.reason is not Reason.NOT_YET_VALID:
+            raise
+        start = claims.not_before
+        raise _LaterError(error.reason, claims, data, at=start, mark=f"not before {start}") from None
+
+
+def _check_standing(runtime: Runtime, claim: Claim | Lease, claims: Claims, data: bytes) -> Lease | None:
+    """Refuse what is done or under way; give back the lease, if it is one."""
+    match claim:
+        case Finished():
+            # Whoever executed it may have been stopped before it removed the stored body.
+            discard_overflow(runtime, claims)
+            raise AlreadyExecutedError(Reason.ALREADY_EXECUTED)
+        case Busy():
+            # A little later than the lease ends, so that no clock finds it still held.
+            at = claim.lease_until + CLOCK_SKEW.total_seconds()
+            raise _LaterError(Reason.LEASE_HELD, claims, data, at=at, mark=f"lease {claim.fence}")
+        case Lease():
+            return claim
+        case Claimed():
+            return None
+
+
+def _reissue(runtime: Runtime, dispatch: Dispatch, later: _LaterError) -> tuple[Reason, str]:
+    try:
+        reissue(runtime, later.claims, later.envelope, at=later.at, mark=later.mark, present=dispatch.task_name)
+    except ReissueError as error:
+        return Reason.REISSUE_FAILED, type(error.__cause__).__name__
+    except TooEarlyError:
+        return later.reason, _TOO_EARLY
+    return later.reason, ""
+
+
+def _finish(runtime: Runtime, lease: Lease | None, claims: Claims) -> None:
+    if lease is not None:
+        runtime.ledger.finish(lease)
+        discard_overflow(runtime, claims)
+
+
+def _give_back(runtime: Runtime, lease: Lease | None) -> None:
+    if lease is None:
+        return
+    try:
+        runtime.ledger.release(lease)
+    except UnavailableError as error:
+        # The lease ends by itself, or is another worker's already: the next dispatch waits for its end.
+        _log_failure("a lease could not be given back", error)
+
+
+def _unavailable(error: UnavailableError) -> Reason:
+    match error:
+        case TokenKeysUnavailableError():
+            return Reason.TOKEN_KEYS_UNAVAILABLE
+        case LeaseLostError():
+            return Reason.LEASE_LOST
+        case StoreUnavailableError():
+            return Reason.STORE_UNAVAILABLE
+        case _:
+            return Reason.REFERENCES_UNAVAILABLE
 
 
 def _check_form(runtime: Runtime, dispatch: Dispatch) -> int:
@@ -193,10 +317,13 @@ def _read_exactly(dispatch: Dispatch, length: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _fetch_body(envelope: VerifiedEnvelope) -> VerifiedBody:
-    if envelope.claims.body.storage is not Storage.INLINE:
-        raise ClaimsError(Reason.STORAGE_UNSUPPORTED)
-    return verify_body(envelope)
+def _fetch_body(runtime: Runtime, envelope: VerifiedEnvelope) -> VerifiedBody:
+    claims = envelope.claims
+    if claims.body.storage is Storage.INLINE:
+        return verify_body(envelope)
+    if claims.body.size_bytes > runtime.body_cap_bytes:
+        raise ArgumentsRefusedError(Reason.BODY_LIMITS, "the body is larger than this service's cap")
+    return verify_body(envelope, read_overflow(runtime.records, claims))
 
 
 def _load(runtime: Runtime, function: RegisteredFunction, decoded: DecodedArguments) -> Arguments:
@@ -214,30 +341,31 @@ def _note(function: RegisteredFunction, envelope: VerifiedEnvelope) -> Reason:
     return Reason.SCHEMA_CHANGED if changed else Reason.ACCEPTED
 
 
-def _run(
-    runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments
-) -> tuple[Reason, str]:
-    """Call the function. It takes a VerifiedBody as proof that the checks above were made."""
+def _run(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments) -> None:
+    """Call the function. It takes a VerifiedBody as proof that the checks above were made.
+
+    Raises:
+        FunctionFailedError: The function raised; its exception is the cause.
+    """
     token = executing.set(body.claims)
     try:
         runtime.invoker.call(function.function, arguments.args, arguments.kwargs)
-    except (Exception, SystemExit) as error:  # noqa: BLE001  # The function may raise anything; each means a retry.
-        _report(runtime, function, body, error)
-        return Reason.FUNCTION_FAILED, type(error).__name__
+    except (Exception, SystemExit) as error:  # The function may raise anything; each means a retry.
+        failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
+        failure.__cause__ = error
+        _report(runtime, function, body, failure)
+        raise failure from error
     finally:
         executing.reset(token)
-    return Reason.EXECUTED, ""
 
 
-def _report(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, error: BaseException) -> None:
-    task_id = body.claims.task_id.hex()
-    _log_failure(f"{function.name} failed in task {task_id}", error)
-    failure = FunctionFailedError(f"{function.name} failed in task {task_id}")
-    failure.__cause__ = error
+def _report(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, failure: FunctionFailedError) -> None:
+    if failure.__cause__ is not None:
+        _log_failure(str(failure), failure.__cause__)
     try:
-        runtime.failures.failed(function.name, task_id, failure)
-    except Exception as reporting:  # noqa: BLE001  # An error reporter must not change what becomes of the task.
-        _log_failure("reporting a failed task failed", reporting)
+        runtime.failures.failed(function.name, body.claims.task_id.hex(), failure)
+    except Exception as error:  # noqa: BLE001  # An error reporter must not change what becomes of the task.
+        _log_failure("reporting a failed task failed", error)
 
 
 def _record(runtime: Runtime, event: AuditEvent, outcome: Outcome) -> Outcome:

@@ -17,6 +17,8 @@ class Verdict(StrEnum):
     """The function ran to its end: the task is finished."""
     DROP = "drop"
     """Not to be run, and nothing is lost: the task is finished."""
+    REISSUE = "reissue"
+    """Not now: the same sealed call waits as a new task, and this one is finished."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
     UNSUPPORTED_TYPE = "unsupported_type"
     LENGTH_REQUIRED = "length_required"
@@ -72,14 +74,20 @@ _VERDICTS: Final[Mapping[Reason, tuple[Verdict, Severity]]] = {
     # Another revision may know what this one does not.
     Reason.KEY_UNKNOWN: (Verdict.RETRY, Severity.WARNING),
     Reason.TYPE_UNSUPPORTED: (Verdict.RETRY, Severity.WARNING),
-    Reason.STORAGE_UNSUPPORTED: (Verdict.RETRY, Severity.WARNING),
+    # A record that is not there may have been removed by the execution that another worker is about to record.
+    Reason.OVERFLOW_MISSING: (Verdict.RETRY, Severity.WARNING),
     Reason.FUNCTION_UNKNOWN: (Verdict.RETRY, Severity.WARNING),
     Reason.FUNCTION_VERSION_UNKNOWN: (Verdict.RETRY, Severity.WARNING),
     Reason.ARGUMENTS_MISMATCH: (Verdict.RETRY, Severity.WARNING),
-    Reason.NOT_YET_VALID: (Verdict.RETRY, Severity.NOTICE),
+    Reason.NOT_YET_VALID: (Verdict.REISSUE, Severity.NOTICE),
     Reason.REFERENCES_UNAVAILABLE: (Verdict.UNAVAILABLE, Severity.WARNING),
     Reason.FUNCTION_FAILED: (Verdict.FAILED, Severity.WARNING),
     Reason.EXECUTED: (Verdict.DONE, Severity.INFO),
+    Reason.ALREADY_EXECUTED: (Verdict.DONE, Severity.NOTICE),
+    Reason.LEASE_HELD: (Verdict.REISSUE, Severity.NOTICE),
+    Reason.LEASE_LOST: (Verdict.RETRY, Severity.WARNING),
+    Reason.STORE_UNAVAILABLE: (Verdict.UNAVAILABLE, Severity.WARNING),
+    Reason.REISSUE_FAILED: (Verdict.UNAVAILABLE, Severity.WARNING),
     Reason.NOT_CONFIGURED: (Verdict.UNAVAILABLE, Severity.CRITICAL),
     Reason.INTERNAL_ERROR: (Verdict.UNAVAILABLE, Severity.CRITICAL),
 }

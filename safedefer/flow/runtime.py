@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 from safedefer.core.claims import Producer
 from safedefer.core.keys import KeyRing
@@ -16,6 +16,7 @@ from safedefer.core.ports import (
     CommitHook,
     FailureSink,
     Invoker,
+    RecordStore,
     ReferenceResolver,
     TaskSender,
     TokenVerifier,
@@ -23,6 +24,7 @@ from safedefer.core.ports import (
 from safedefer.core.registry import Registry
 from safedefer.core.signing import Deployment
 from safedefer.errors import ConfigurationError
+from safedefer.flow.ledger import Ledger
 
 
 @final
@@ -55,34 +57,41 @@ class Runtime:
     invoker: Invoker
     audit: AuditSink
     failures: FailureSink
+    records: RecordStore
+    ledger: Ledger
     clock: Clock
     inline_limit_bytes: int = MAX_INLINE_TASK_BYTES
     body_cap_bytes: int = MAX_BODY_BYTES
     request_cap_bytes: int = MAX_REQUEST_BYTES
 
 
-class _Installed:
+@final
+class _Installation:
     """How the runtime of this process is built, the one that was, or why there is none."""
 
-    lock = threading.Lock()
-    build: Callable[[], Runtime] | None = None
-    runtime: Runtime | None = None
-    problem: str = 'safedefer is not set up: add "safedefer" to INSTALLED_APPS and call django.setup()'
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.build: Callable[[], Runtime] | None = None
+        self.runtime: Runtime | None = None
+        self.problem = 'safedefer is not set up: add "safedefer" to INSTALLED_APPS and call django.setup()'
+
+
+_installation: Final = _Installation()
 
 
 def install(build: Callable[[], Runtime]) -> None:
     """Say how the runtime is built; that happens on first use, since it may have to ask the platform."""
-    with _Installed.lock:
-        _Installed.build = build
-        _Installed.runtime = None
+    with _installation.lock:
+        _installation.build = build
+        _installation.runtime = None
 
 
 def install_problem(problem: str) -> None:
     """Say why there is no runtime: whatever asks for one is refused with this text."""
-    with _Installed.lock:
-        _Installed.build = None
-        _Installed.runtime = None
-        _Installed.problem = problem
+    with _installation.lock:
+        _installation.build = None
+        _installation.runtime = None
+        _installation.problem = problem
 
 
 def current_runtime() -> Runtime:
@@ -91,12 +100,12 @@ def current_runtime() -> Runtime:
     Raises:
         ConfigurationError: There is none, or it cannot be built; the message says what is missing.
     """
-    runtime = _Installed.runtime
+    runtime = _installation.runtime
     if runtime is not None:
         return runtime
-    with _Installed.lock:
-        if _Installed.runtime is None:
-            if _Installed.build is None:
-                raise ConfigurationError(_Installed.problem)
-            _Installed.runtime = _Installed.build()
-        return _Installed.runtime
+    with _installation.lock:
+        if _installation.runtime is None:
+            if _installation.build is None:
+                raise ConfigurationError(_installation.problem)
+            _installation.runtime = _installation.build()
+        return _installation.runtime

@@ -1,7 +1,5 @@
 """TaskSender over google-cloud-tasks: HTTP target, identity token, named creates, one client per process."""
 
-import os
-import threading
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -18,6 +16,7 @@ from safedefer.core.limits import MAX_INLINE_TASK_BYTES
 from safedefer.core.names import LocationName, ProjectName
 from safedefer.core.ports import OutgoingTask, SendableTask
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
+from safedefer.gcp.per_process import PerProcess
 
 # Cloud Tasks refuses a call whose deadline is more than 30 s ahead by its own clock. One try is far below that, and
 # so are all tries of one create together.
@@ -37,6 +36,8 @@ _RETRY: Final = Retry(
     maximum=4.0,
     timeout=_ALL_TRIES_SECONDS,
 )
+# A local cloud that does not answer is not running; nobody wants to wait to be told.
+_LOCAL_RETRY: Final = _RETRY.with_timeout(1.0)
 _NANOSECONDS: Final = 1_000_000_000
 
 
@@ -77,8 +78,7 @@ class CloudTasksSender:
 
     def __init__(self, target: TaskTarget) -> None:
         self._target = target
-        self._lock = threading.Lock()
-        self._client: tuple[int, tasks_v2.CloudTasksClient] | None = None
+        self._client = PerProcess(self._make_client)
 
     def prepare(self, task: OutgoingTask) -> SendableTask:
         """Build the message for the service. Its size is that of its serialized form."""
@@ -107,22 +107,15 @@ class CloudTasksSender:
         """
         if not isinstance(task, _PreparedTask):
             raise TypeError("CloudTasksSender sends what it has prepared")
+        host = self._target.emulator_host
+        retry = _RETRY if host is None else _LOCAL_RETRY
+        advice = "" if host is None else f"; no local cloud answers at {host}: start one with safedefer-emulator"
         try:
-            with creating_task(task.parent, task.size_bytes, MAX_INLINE_TASK_BYTES):
-                self._get_client().create_task(parent=task.parent, task=task.task, retry=_RETRY, timeout=_TRY_SECONDS)
+            with creating_task(task.parent, task.size_bytes, MAX_INLINE_TASK_BYTES, advice=advice):
+                self._client.get().create_task(parent=task.parent, task=task.task, retry=retry, timeout=_TRY_SECONDS)
         except TaskAlreadyExists:
             return False
         return True
-
-    def _get_client(self) -> tasks_v2.CloudTasksClient:
-        process_id = os.getpid()
-        current = self._client
-        if current is not None and current[0] == process_id:
-            return current[1]
-        with self._lock:
-            if self._client is None or self._client[0] != process_id:
-                self._client = (process_id, self._make_client())
-            return self._client[1]
 
     def _make_client(self) -> tasks_v2.CloudTasksClient:
         host = self._target.emulator_host

@@ -8,7 +8,13 @@ import grpc
 from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 
-from safedefer.errors import PayloadTooLargeError, QueueNotFoundError, QueueUnavailableError, TaskRefusedError
+from safedefer.errors import (
+    PayloadTooLargeError,
+    QueueNotFoundError,
+    QueueUnavailableError,
+    StoreUnavailableError,
+    TaskRefusedError,
+)
 
 # The service's own text, with no details beside it.
 _TOO_LARGE: Final = "Task size too large"
@@ -25,8 +31,11 @@ class TaskAlreadyExists(Exception):  # noqa: N818  # An answer rather than an er
 
 
 @contextmanager
-def creating_task(queue: str, size_bytes: int, limit_bytes: int) -> Iterator[None]:
+def creating_task(queue: str, size_bytes: int, limit_bytes: int, *, advice: str = "") -> Iterator[None]:
     """Translate what creating a task can raise.
+
+    Args:
+        advice: What to do when the service does not answer.
 
     Raises:
         TaskAlreadyExists: See there.
@@ -56,5 +65,58 @@ def creating_task(queue: str, size_bytes: int, limit_bytes: int) -> Iterator[Non
         raise TaskRefusedError(f"there are no Google credentials to create tasks with: {error}") from error
     except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, grpc.RpcError) as error:
         raise QueueUnavailableError(
-            f"Cloud Tasks did not take a task for queue {queue} ({type(error).__name__}); it may or may not exist"
+            f"Cloud Tasks did not take a task for queue {queue} ({type(error).__name__}); "
+            f"it may or may not exist{advice}"
         ) from error
+
+
+class EntityExists(Exception):  # noqa: N818  # An answer rather than an error: the caller decides.
+    """An entity that was to be inserted exists."""
+
+
+class CommitAborted(Exception):  # noqa: N818  # Likewise.
+    """The service aborted a transaction: nothing was changed, and all of it can be run again."""
+
+
+class AmbiguousCommit(Exception):  # noqa: N818  # Likewise.
+    """A commit ended without an answer: it may have been made."""
+
+
+_UNANSWERED: Final = (
+    exceptions.ServiceUnavailable,
+    exceptions.DeadlineExceeded,
+    exceptions.InternalServerError,
+    exceptions.Cancelled,
+    exceptions.Unknown,
+)
+
+
+@contextmanager
+def calling_store(what: str, *, ambiguous: bool = False) -> Iterator[None]:
+    """Translate what a call to Datastore can raise.
+
+    Args:
+        what: The call, for the message.
+        ambiguous: Whether the call changes something, so that no answer means neither yes nor no.
+    Raises:
+        EntityExists, CommitAborted, AmbiguousCommit: Only where `ambiguous`; see there.
+        StoreUnavailableError: Anything else that keeps the store from answering.
+    """
+    try:
+        yield
+    except exceptions.AlreadyExists:
+        if ambiguous:
+            raise EntityExists from None
+        raise
+    except exceptions.Aborted as error:
+        if ambiguous:
+            raise CommitAborted from error
+        raise StoreUnavailableError(f"Datastore aborted a {what}") from error
+    except (CommitAborted, AmbiguousCommit) as error:
+        raise StoreUnavailableError(f"Datastore did not take a {what} ({type(error).__name__})") from error
+    except _UNANSWERED as error:
+        if ambiguous:
+            raise AmbiguousCommit from error
+        raise StoreUnavailableError(f"Datastore did not answer a {what} ({type(error).__name__})") from error
+    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, grpc.RpcError) as error:
+        raise StoreUnavailableError(f"Datastore refused a {what} ({type(error).__name__})") from error

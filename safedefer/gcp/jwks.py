@@ -11,16 +11,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
 from safedefer.errors import Reason, TokenError, TokenKeysUnavailableError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 _CONNECT_SECONDS: Final = 2.0
 _READ_SECONDS: Final = 3.0
@@ -49,7 +47,7 @@ class KeySetError(Exception):
 class KeySet:
     """Usable keys by id, and how long they may be used without asking again."""
 
-    keys: "Mapping[str, RSAPublicKey]"
+    keys: Mapping[str, RSAPublicKey]
     fresh_seconds: float
 
 
@@ -80,7 +78,7 @@ def fetch_key_set(url: str) -> KeySet:
     return KeySet(parse_key_set(data), fresh)
 
 
-def parse_key_set(data: bytes) -> "dict[str, RSAPublicKey]":
+def parse_key_set(data: bytes) -> dict[str, RSAPublicKey]:
     """Take the RS256 signing keys out of a JWKS.
 
     Keys of other kinds are passed over, since the issuer may add some. One bad RSA key spoils the set: whoever wrote
@@ -130,7 +128,7 @@ class KeySetCache:
         self._failures = 0
         self._unknown: OrderedDict[str, float] = OrderedDict()
 
-    def find(self, key_id: str) -> "RSAPublicKey":
+    def find(self, key_id: str) -> RSAPublicKey:
         """The key of an id.
 
         Raises:
@@ -191,15 +189,17 @@ class KeySetCache:
             self._unknown.popitem(last=False)
 
 
-def _parse_key(entry: Mapping[str, object]) -> "RSAPublicKey":
+def _parse_key(entry: Mapping[str, object]) -> RSAPublicKey:
     public = {name: entry.get(name) for name in ("kty", "n", "e")}
     try:
         key = RSAAlgorithm.from_jwk(json.dumps(public))
     except (PyJWTError, ValueError, TypeError, AttributeError):
         raise KeySetError("a broken RSA key") from None
+    if not isinstance(key, RSAPublicKey):
+        raise KeySetError("a private key")
     if key.key_size not in _KEY_BITS:
         raise KeySetError(f"an RSA key of {key.key_size} bits")
-    return key  # type: ignore[return-value]  # A private key needs "d", which is not passed on.
+    return key
 
 
 def _read_bounded(read: Callable[[int], bytes]) -> bytes:

@@ -9,17 +9,15 @@ import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, final
+from typing import Final, final
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, InvalidSignatureError, PyJWTError
 
 from safedefer.core.limits import CLOCK_SKEW, MAX_TOKEN_BYTES
 from safedefer.core.ports import VerifiedCaller
 from safedefer.errors import Reason, TokenError
-
-if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 GOOGLE_ISSUER: Final = "https://accounts.google.com"
 GOOGLE_KEYS_URL: Final = "https://www.googleapis.com/oauth2/v3/certs"
@@ -57,9 +55,7 @@ class OidcVerifier:
         now: Seconds since 1970.
     """
 
-    def __init__(
-        self, policy: TokenPolicy, find_key: "Callable[[str], RSAPublicKey]", now: Callable[[], float]
-    ) -> None:
+    def __init__(self, policy: TokenPolicy, find_key: Callable[[str], RSAPublicKey], now: Callable[[], float]) -> None:
         self._policy = policy
         self._find_key = find_key
         self._now = now
@@ -97,7 +93,7 @@ class OidcVerifier:
         self._check_times(claims)
         return VerifiedCaller(email=email, subject=subject)
 
-    def _verify_signature(self, token: str, key: "RSAPublicKey") -> dict[str, object]:
+    def _verify_signature(self, token: str, key: RSAPublicKey) -> dict[str, object]:
         try:
             claims: dict[str, object] = jwt.decode(
                 token,

@@ -21,6 +21,8 @@ OURS: Final[dict[str, set[str]]] = {
     "django": {"errors", "core", "flow", "api", "gcp", "django"},
     "apps": {"django"},
     "urls": {"django"},
+    "models": {"django"},
+    "migrations": set(),
     "management": {"errors", "core", "flow", "django"},
     "emulator": {"errors", "emulator"},
     "testing": {"errors", "core", "flow", "api", "django", "testing"},
@@ -34,10 +36,12 @@ THEIRS: Final[dict[str, set[str]]] = {
     "flow": set(),
     "api": set(),
     "__init__": set(),
-    "gcp": {"google", "grpc", "jwt"},
+    "gcp": {"google", "grpc", "jwt", "cryptography"},
     "django": {"django", "asgiref"},
     "apps": {"django"},
     "urls": {"django"},
+    "models": set(),
+    "migrations": {"django"},
     "management": {"django"},
     "emulator": {"google", "grpc", "cryptography", "jwt"},
     "testing": {"django", "pytest"},
@@ -47,9 +51,9 @@ THEIRS: Final[dict[str, set[str]]] = {
 
 NARROWER: Final[dict[str, set[str]]] = {
     "msgpack": {"core/wire.py", "core/atoms.py", "core/shapes.py", "core/codec.py"},
-    "grpc": {"gcp/cloud_tasks.py", "gcp/faults.py"},
+    "grpc": {"gcp/cloud_tasks.py", "gcp/datastore.py", "gcp/faults.py"},
     "jwt": {"gcp/oidc.py", "gcp/jwks.py"},
-    "cryptography": {"core/keys.py"},
+    "cryptography": {"core/keys.py", "gcp/jwks.py", "gcp/oidc.py"},
 }
 """Packages that only these modules of the library import (the emulator is on its own)."""
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from django.db import transaction
@@ -138,28 +139,36 @@ def test_using_names_the_transaction_that_is_waited_for(site: Site) -> None:
         defer(tasks.note, "never", _using="nowhere")
 
 
+unchecked: Any = defer
+"""`defer` for calls that a type checker would refuse."""
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: defer(tasks.add, "2"), UnencodableArgumentError, r"args\[0\]: parameter 'left': expected int"),
-        (lambda: defer(tasks.add), InvalidCallError, "left"),
-        (lambda: defer(tasks.add, 1, wrong=2), InvalidCallError, "wrong"),
-        (lambda: defer(tasks.keep, {"a": [1, object()]}), UnencodableArgumentError, r'args\[0\]\["a"\]\[1\]'),
-        (lambda: defer(tasks.greet, Customer(name="x")), UnencodableArgumentError, "not saved"),
-        (lambda: defer(print, "x"), UnregisteredFunctionError, "@deferrable"),
-        (lambda: defer(lambda: None), UnregisteredFunctionError, "lambda"),
-        (lambda: defer(tasks.note, "x", _qeue="a"), InvalidOptionError, "did you mean _queue"),
-        (lambda: defer(tasks.note, "x", _retry_options={}), InvalidOptionError, "not supported yet"),
-        (lambda: defer(tasks.note, "x", _service="api"), InvalidOptionError, "not supported yet"),
-        (lambda: defer(tasks.note, "x", _queue="no_underscores"), InvalidNameError, "queue"),
-        (lambda: defer(tasks.note, "x", _name="a/b"), InvalidNameError, "task name"),
-        (lambda: defer(tasks.note, "x", _deadline=5), InvalidOptionError, "15 seconds"),
-        (lambda: defer(tasks.note, "x", _countdown="5"), InvalidOptionError, "countdown"),
-        (lambda: defer(tasks.note, "x", _countdown=31 * 86_400), InvalidOptionError, "30 days"),
-        (lambda: defer(tasks.note, "x", _countdown=60, _expires=timedelta(seconds=5)), InvalidOptionError, "expires"),
-        (lambda: defer(tasks.note, "x" * 1_000_000), PayloadTooLargeError, "1,000,000"),
-        (lambda: defer(tasks.note, "x" * 9_000_000), PayloadTooLargeError, "cap"),
-        (lambda: defer(tasks.note, "x", _queue="missing"), QueueNotFoundError, "queues/missing"),
+        (lambda: unchecked(tasks.add, "2"), UnencodableArgumentError, r"args\[0\]: parameter 'left': expected int"),
+        (lambda: unchecked(tasks.add), InvalidCallError, "left"),
+        (lambda: unchecked(tasks.add, 1, wrong=2), InvalidCallError, "wrong"),
+        (lambda: unchecked(tasks.keep, {"a": [1, object()]}), UnencodableArgumentError, r'args\[0\]\["a"\]\[1\]'),
+        (lambda: unchecked(tasks.greet, Customer(name="x")), UnencodableArgumentError, "not saved"),
+        (lambda: unchecked(print, "x"), UnregisteredFunctionError, "@deferrable"),
+        (lambda: unchecked(lambda: None), UnregisteredFunctionError, "lambda"),
+        (lambda: unchecked(tasks.note, "x", _qeue="a"), InvalidOptionError, "did you mean _queue"),
+        (lambda: unchecked(tasks.note, "x", _retry_options={}), InvalidOptionError, "not supported yet"),
+        (lambda: unchecked(tasks.note, "x", _service="api"), InvalidOptionError, "not supported yet"),
+        (lambda: unchecked(tasks.note, "x", _queue="no_underscores"), InvalidNameError, "queue"),
+        (lambda: unchecked(tasks.note, "x", _name="a/b"), InvalidNameError, "task name"),
+        (lambda: unchecked(tasks.note, "x", _deadline=5), InvalidOptionError, "15 seconds"),
+        (lambda: unchecked(tasks.note, "x", _countdown="5"), InvalidOptionError, "countdown"),
+        (lambda: unchecked(tasks.note, "x", _countdown=31 * 86_400), InvalidOptionError, "30 days"),
+        (
+            lambda: unchecked(tasks.note, "x", _countdown=60, _expires=timedelta(seconds=5)),
+            InvalidOptionError,
+            "expires",
+        ),
+        (lambda: unchecked(tasks.note, "x" * 1_000_000, _small_task=True), PayloadTooLargeError, "1,000,000"),
+        (lambda: unchecked(tasks.note, "x" * 9_000_000), PayloadTooLargeError, "cap"),
+        (lambda: unchecked(tasks.note, "x", _queue="missing"), QueueNotFoundError, "queues/missing"),
     ],
 )
 def test_bad_call_names_the_error_and_sends_nothing(site: Site, call: object, error: type, message: str) -> None:

@@ -1,6 +1,6 @@
 # The part of msgpack 1.2 that safedefer uses.
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Self
 
 version: Final[tuple[int, int, int]]
 
@@ -9,7 +9,7 @@ class ExtType(tuple[int, bytes]):
     def code(self) -> int: ...
     @property
     def data(self) -> bytes: ...
-    def __new__(cls, code: int, data: bytes) -> ExtType: ...
+    def __new__(cls, code: int, data: bytes) -> Self: ...
 
 class Timestamp:
     seconds: int

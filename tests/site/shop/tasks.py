@@ -41,6 +41,12 @@ def note(text: str) -> None:
     trace("note", text)
 
 
+@deferrable(name="shop.forgetful", ledger=False)
+def forgetful(text: str) -> None:
+    """Leave a text as often as it is told."""
+    trace("forgetful", text)
+
+
 @deferrable(name="shop.add")
 def add(left: int, right: int = 0, *, label: str = "") -> int:
     """Leave a sum."""

@@ -1,0 +1,106 @@
+"""Bodies that are too large for a task: kept in the store, in records named from the task id.
+
+Nothing that a record says of itself is believed. How many there are follows from the signed length, and the whole is
+held against the signed digest before it is decoded.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from safedefer.core.claims import Claims, Storage
+from safedefer.core.limits import OVERFLOW_CHUNK_BYTES, OVERFLOW_COMMIT_BYTES
+from safedefer.core.names import TaskId
+from safedefer.core.ports import RecordStore
+from safedefer.core.records import Delete, Put, RecordKey, RecordKind
+from safedefer.errors import OverflowMissingError, Reason, RecordConflictError, StoreUnavailableError
+from safedefer.flow.ledger import record_expiry
+
+_CHUNKS_IN_ONE_COMMIT: Final = OVERFLOW_COMMIT_BYTES // OVERFLOW_CHUNK_BYTES
+_SCAN: Final = 4
+_VERSION: Final = 1
+"""A chunk is written once and never changed."""
+
+
+def write_overflow(store: RecordStore, claims: Claims, body: bytes) -> None:
+    """Keep a body.
+
+    Raises:
+        StoreUnavailableError: The store did not take it. What it may have taken expires.
+    """
+    expires_at = record_expiry(claims)
+    keys = _keys(claims)
+    changes = [
+        Put(
+            key=key,
+            data=body[index * OVERFLOW_CHUNK_BYTES : (index + 1) * OVERFLOW_CHUNK_BYTES],
+            expires_at=expires_at,
+            expected=None,
+        )
+        for index, key in enumerate(keys)
+    ]
+    try:
+        for start in range(0, len(changes), _CHUNKS_IN_ONE_COMMIT):
+            store.commit(changes[start : start + _CHUNKS_IN_ONE_COMMIT])
+    except RecordConflictError:
+        # The task id is 16 random bytes: nobody else has these names.
+        raise StoreUnavailableError("the store holds records of a task that is new") from None
+
+
+def read_overflow(store: RecordStore, claims: Claims) -> bytes:
+    """Bring a body back.
+
+    Trust: whoever can write the store chose these bytes; they are to go through `verify_body`.
+    Raises:
+        OverflowMissingError: A record is not there.
+        StoreUnavailableError: The store did not answer.
+    """
+    keys = _keys(claims)
+    records = store.get(keys)
+    if any(key not in records for key in keys):
+        raise OverflowMissingError(Reason.OVERFLOW_MISSING, f"{len(records)} of {len(keys)} records")
+    return b"".join(records[key].data for key in keys)
+
+
+def remove_overflow(store: RecordStore, claims: Claims) -> None:
+    """Remove a body that nobody will ask for any more; what is not there is no matter, and what stays expires.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    if claims.body.storage is not Storage.OVERFLOW:
+        return
+    for key in _keys(claims):
+        try:
+            store.commit([Delete(key=key, expected=_VERSION)])
+        except RecordConflictError:
+            continue  # Removed before, or not ours.
+
+
+def purge_expired(store: RecordStore, kind: RecordKind, now: float) -> Iterator[bool]:
+    """Walk over all records of a kind and remove the expired ones.
+
+    Yields:
+        For each record, whether it was removed.
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    after = ""
+    while page := store.scan(kind, after=after, limit=_SCAN):
+        for record in page:
+            expired = record.expires_at < now
+            if expired:
+                try:
+                    store.commit([Delete(key=record.key, expected=record.version)])
+                except RecordConflictError:
+                    expired = False  # It was changed since, so that somebody still uses it.
+            yield expired
+        after = page[-1].key.id
+
+
+def _keys(claims: Claims) -> list[RecordKey]:
+    count = -(-claims.body.size_bytes // OVERFLOW_CHUNK_BYTES)
+    return [RecordKey(RecordKind.OVERFLOW, _name(claims.task_id, index)) for index in range(count)]
+
+
+def _name(task_id: TaskId, index: int) -> str:
+    return f"{task_id.hex()}-{index:05d}"

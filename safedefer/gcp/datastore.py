@@ -1,0 +1,288 @@
+"""RecordStore over Google Cloud Datastore.
+
+A record is one entity, named by its id under a Datastore kind of its own kind. None of its properties is indexed:
+indexes would cost a write each, and one on a time would be a hotspot. A TTL policy may be set on `expires`.
+
+`attempt` is a random token of one commit. A commit that ends without an answer may have been made: whoever finds its
+own token knows that it was.
+"""
+
+import random
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, final
+
+import grpc
+from google.api_core import exceptions
+from google.api_core.retry import Retry, if_exception_type
+from google.cloud.datastore_v1.services.datastore import DatastoreClient
+from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrpcTransport
+from google.cloud.datastore_v1.types import (
+    CommitRequest,
+    CompositeFilter,
+    Entity,
+    Filter,
+    Key,
+    KindExpression,
+    LookupResponse,
+    Mutation,
+    PartitionId,
+    PropertyFilter,
+    PropertyOrder,
+    PropertyReference,
+    Query,
+    ReadOptions,
+    TransactionOptions,
+    Value,
+)
+
+from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
+from safedefer.errors import RecordConflictError
+from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, calling_store
+from safedefer.gcp.per_process import PerProcess
+
+_KINDS: Final[Mapping[RecordKind, str]] = {
+    RecordKind.LEDGER: "SafedeferLedger",
+    RecordKind.OVERFLOW: "SafedeferOverflow",
+}
+# A response has to stay below 4 MiB, the limit of the client's channel; a record has up to 900,000 bytes.
+_RECORDS_IN_ONE_RESPONSE: Final = 4
+_TRY_SECONDS: Final = 10.0
+_READ_RETRY: Final = Retry(
+    predicate=if_exception_type(
+        exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.InternalServerError, exceptions.Aborted
+    ),
+    initial=0.05,
+    multiplier=2.0,
+    maximum=2.0,
+    timeout=20.0,
+)
+_COMMIT_TRIES: Final = 8
+_FIRST_WAIT_SECONDS: Final = 0.02
+_ATTEMPT_BYTES: Final = 16
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatastoreTarget:
+    """Which database records are kept in.
+
+    Attributes:
+        database: Empty for the default database.
+        namespace: Empty for the default namespace.
+        emulator_host: host:port of a local Datastore; None means Google's.
+    """
+
+    project: str
+    database: str = ""
+    namespace: str = ""
+    emulator_host: str | None = None
+
+
+@final
+class DatastoreRecords:
+    """Keeps records as entities. One client for each process, made on first use."""
+
+    def __init__(self, target: DatastoreTarget) -> None:
+        self._target = target
+        self._client = PerProcess(self._make_client)
+
+    def get(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, Record]:
+        """Read records, a few in each request."""
+        records: dict[RecordKey, Record] = {}
+        for start in range(0, len(keys), _RECORDS_IN_ONE_RESPONSE):
+            for entity in self._lookup(keys[start : start + _RECORDS_IN_ONE_RESPONSE]):
+                record = _record(entity)
+                records[record.key] = record
+        return records
+
+    def scan(self, kind: RecordKind, *, after: str = "", limit: int) -> Sequence[Record]:
+        """Read records by a query over keys, which needs no index of its own."""
+        name = PropertyReference(name="__key__")
+        query = Query(
+            kind=[KindExpression(name=_KINDS[kind])],
+            order=[PropertyOrder(property=name, direction=PropertyOrder.Direction.ASCENDING)],
+            limit=min(limit, _RECORDS_IN_ONE_RESPONSE),
+        )
+        if after:
+            behind = PropertyFilter(
+                property=name,
+                op=PropertyFilter.Operator.GREATER_THAN,
+                value=Value(key_value=self._key(RecordKey(kind, after))),
+            )
+            both = CompositeFilter(op=CompositeFilter.Operator.AND, filters=[Filter(property_filter=behind)])
+            query.filter = Filter(composite_filter=both)
+        with calling_store("query"):
+            response = self._client.get().run_query(
+                request={
+                    "project_id": self._target.project,
+                    "database_id": self._target.database,
+                    "partition_id": self._partition(),
+                    "query": query,
+                },
+                retry=_READ_RETRY,
+                timeout=_TRY_SECONDS,
+            )
+        return [_record(result.entity) for result in response.batch.entity_results]
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Make all changes in one commit; a transaction that the service aborted is run again as a whole."""
+        attempt = secrets.token_bytes(_ATTEMPT_BYTES)
+        wait = _FIRST_WAIT_SECONDS
+        unanswered = False
+        with calling_store("commit"):
+            for left in reversed(range(_COMMIT_TRIES)):
+                try:
+                    self._commit_once(changes, attempt, unanswered=unanswered)
+                except CommitAborted:
+                    if left == 0:
+                        raise
+                except AmbiguousCommit:
+                    unanswered = True
+                    if left == 0:
+                        raise
+                except EntityExists:
+                    if not (unanswered and self._has_landed(changes, attempt)):
+                        raise RecordConflictError("a record that was to be new exists") from None
+                    return
+                else:
+                    return
+                time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  # Writers that collided come back apart.
+                wait *= 2
+
+    def _commit_once(self, changes: Sequence[Change], attempt: bytes, *, unanswered: bool) -> None:
+        request = CommitRequest(
+            project_id=self._target.project,
+            database_id=self._target.database,
+            mode=CommitRequest.Mode.TRANSACTIONAL,
+            mutations=[self._mutation(change, attempt) for change in changes],
+        )
+        if all(isinstance(change, Put) and change.expected is None for change in changes):
+            # A new record needs no look before: the service refuses an insert of what exists.
+            request.single_use_transaction = TransactionOptions(read_write={})
+        else:
+            response = self._begin_with_lookup([change.key for change in changes])
+            if unanswered and _all_have(response, attempt, changes):
+                self._rollback(response.transaction)
+                return
+            try:
+                _check_versions(response, changes)
+            except RecordConflictError:
+                self._rollback(response.transaction)
+                raise
+            request.transaction = response.transaction
+        with calling_store("commit", ambiguous=True):
+            self._client.get().commit(request=request, timeout=_TRY_SECONDS)
+
+    def _has_landed(self, changes: Sequence[Change], attempt: bytes) -> bool:
+        entities = self._lookup([change.key for change in changes])
+        return bool(entities) and all(entity.properties["attempt"].blob_value == attempt for entity in entities)
+
+    def _begin_with_lookup(self, keys: Sequence[RecordKey]) -> LookupResponse:
+        """Begin a transaction with the read that it rests on."""
+        options = ReadOptions(new_transaction=TransactionOptions(read_write={}))
+        return self._client.get().lookup(
+            request={
+                "project_id": self._target.project,
+                "database_id": self._target.database,
+                "keys": [self._key(key) for key in keys],
+                "read_options": options,
+            },
+            retry=_READ_RETRY,
+            timeout=_TRY_SECONDS,
+        )
+
+    def _rollback(self, transaction: bytes) -> None:
+        try:
+            self._client.get().rollback(
+                request={
+                    "project_id": self._target.project,
+                    "database_id": self._target.database,
+                    "transaction": transaction,
+                },
+                timeout=_TRY_SECONDS,
+            )
+        except exceptions.GoogleAPIError:
+            return  # It only frees locks early; the service drops an idle transaction after a minute.
+
+    def _lookup(self, keys: Sequence[RecordKey]) -> list[Entity]:
+        found: list[Entity] = []
+        wanted = [self._key(key) for key in keys]
+        with calling_store("lookup"):
+            while wanted:
+                response = self._client.get().lookup(
+                    request={
+                        "project_id": self._target.project,
+                        "database_id": self._target.database,
+                        "keys": wanted,
+                    },
+                    retry=_READ_RETRY,
+                    timeout=_TRY_SECONDS,
+                )
+                found += [result.entity for result in response.found]
+                wanted = list(response.deferred)
+        return found
+
+    def _mutation(self, change: Change, attempt: bytes) -> Mutation:
+        if not isinstance(change, Put):
+            return Mutation(delete=self._key(change.key))
+        entity = Entity(
+            key=self._key(change.key),
+            properties={
+                "data": Value(blob_value=change.data, exclude_from_indexes=True),
+                "version": Value(integer_value=change.version, exclude_from_indexes=True),
+                "attempt": Value(blob_value=attempt, exclude_from_indexes=True),
+                "expires": Value(
+                    timestamp_value=datetime.fromtimestamp(change.expires_at, UTC), exclude_from_indexes=True
+                ),
+            },
+        )
+        return Mutation(insert=entity) if change.expected is None else Mutation(update=entity)
+
+    def _key(self, key: RecordKey) -> Key:
+        return Key(partition_id=self._partition(), path=[Key.PathElement(kind=_KINDS[key.kind], name=key.id)])
+
+    def _partition(self) -> PartitionId:
+        target = self._target
+        return PartitionId(project_id=target.project, database_id=target.database, namespace_id=target.namespace)
+
+    def _make_client(self) -> DatastoreClient:
+        host = self._target.emulator_host
+        if host is None:
+            return DatastoreClient()
+        return DatastoreClient(transport=DatastoreGrpcTransport(channel=grpc.insecure_channel(host)))
+
+
+def _record(entity: Entity) -> Record:
+    element = entity.key.path[-1]
+    kind = next(kind for kind, name in _KINDS.items() if name == element.kind)
+    properties = entity.properties
+    # The message wrapper hands out a datetime, whatever its annotations say.
+    expires: Any = properties["expires"].timestamp_value
+    return Record(
+        key=RecordKey(kind, element.name),
+        version=int(properties["version"].integer_value),
+        data=bytes(properties["data"].blob_value),
+        expires_at=int(expires.timestamp()),
+    )
+
+
+def _check_versions(response: LookupResponse, changes: Sequence[Change]) -> None:
+    versions = {record.key: record.version for record in (_record(result.entity) for result in response.found)}
+    for change in changes:
+        if versions.get(change.key) != change.expected:
+            raise RecordConflictError("a record has another version than its change expects")
+
+
+def _all_have(response: LookupResponse, attempt: bytes, changes: Sequence[Change]) -> bool:
+    """Whether an earlier try of this commit was made: what it put is there, what it deleted is not."""
+    found = {_record(result.entity).key: result.entity for result in response.found}
+    return all(
+        (change.key in found and found[change.key].properties["attempt"].blob_value == attempt)
+        if isinstance(change, Put)
+        else change.key not in found
+        for change in changes
+    )
