@@ -35,6 +35,7 @@ check: $(READY)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+	cd examples/shop && $(abspath $(BIN))/python -m mypy .
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 
 format: $(READY)

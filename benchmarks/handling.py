@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -92,7 +93,12 @@ def call(handler: WSGIHandler, url: str, body: bytes, token: str) -> None:
         "wsgi.url_scheme": "http",
     }
     statuses: list[str] = []
-    response = handler(environ, lambda status, *_: statuses.append(status))
+
+    def start_response(status: str, headers: object, exc_info: object = None, /) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return bytes
+
+    response = handler(environ, start_response)
     b"".join(response)
     if not statuses[0].startswith("204"):
         raise RuntimeError(f"answered {statuses[0]}")

@@ -4,6 +4,7 @@ import hmac
 import os
 import pickle  # noqa: TID251  # As a peer to compare with; nothing of ours uses it.
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,7 +52,7 @@ def anything(value: Any) -> None:
     """Takes whatever it is given."""
 
 
-CASES: Final = {
+CASES: Final[dict[str, tuple[Callable[..., None], tuple[object, ...]]]] = {
     "three scalars": (scalars, (17, "a short text", 2.5)),
     "a text of 10 kB": (text_only, ("x" * 10_000,)),
     "a text of 100 kB": (text_only, ("x" * 100_000,)),

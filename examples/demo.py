@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -127,7 +128,7 @@ def attacks(shop: Shop) -> Iterator[Line]:
     for name, body, audience, reason in forgeries(Customer.objects.get()):
         seen = len(shop.audit())
         put_into_queue(shop, body, audience)
-        event = wait_for(f"refusal: {name}", lambda seen=seen: first_refusal(shop.audit()[seen:]))
+        event = wait_for(f"refusal: {name}", partial(first_refusal, shop, seen))
         yield Line(f"refused: {name}", reason, event["reason"])
     yield Line("executed of all that was forged", "0", str(Invoice.objects.count() - before))
 
@@ -176,24 +177,23 @@ def put_into_queue(shop: Shop, body: bytes, audience: str | None) -> None:
     url = f"{shop.origin}/_safedefer/"
     with grpc.insecure_channel(os.environ["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
         client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-        client.create_task(
-            parent="projects/local/locations/local1/queues/default",
-            task={
-                "http_request": {
-                    "url": url,
-                    "headers": {"Content-Type": "application/vnd.safedefer.envelope"},
-                    "body": body,
-                    "oidc_token": {"service_account_email": LOCAL_SERVICE_ACCOUNT, "audience": audience or url},
-                },
-                # One attempt: a refused task would otherwise stay in the queue for a person to look at.
-                "retry_config": {"max_attempts": 1},
+        task: Any = {
+            "http_request": {
+                "url": url,
+                "headers": {"Content-Type": "application/vnd.safedefer.envelope"},
+                "body": body,
+                "oidc_token": {"service_account_email": LOCAL_SERVICE_ACCOUNT, "audience": audience or url},
             },
-        )
+            # One attempt: a refused task would otherwise stay in the queue for a person to look at.
+            "retry_config": {"max_attempts": 1},
+        }
+        client.create_task(parent="projects/local/locations/local1/queues/default", task=task)
 
 
-def first_refusal(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first dispatch among audit events that was refused."""
-    return next((event for event in events if event["action"] == "dispatch" and not event["accepted"]), None)
+def first_refusal(shop: Shop, seen: int) -> dict[str, Any] | None:
+    """The first dispatch that was refused, among the audit events behind those that were seen before."""
+    later = shop.audit()[seen:]
+    return next((event for event in later if event["action"] == "dispatch" and not event["accepted"]), None)
 
 
 def local_cloud_command() -> list[str]:
