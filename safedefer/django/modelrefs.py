@@ -6,7 +6,7 @@ from typing import Final, TypeGuard, final
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import DEFAULT_DB_ALIAS, DatabaseError, InterfaceError, connections
+from django.db import DEFAULT_DB_ALIAS, DatabaseError, DataError, InterfaceError, connections
 from django.db.models import Model
 
 from safedefer.core.references import ModelReference
@@ -71,11 +71,11 @@ def _load_group(label: str, using: str, group: list[ModelReference]) -> dict[Mod
                 reference = by_key.get(_key(instance))
                 if reference is not None:
                     rows[reference] = instance
+    except (ValueError, TypeError, OverflowError, ValidationError, DataError):
+        # The key was written for another type of primary key than the model has now, or no database can hold it.
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, f"a primary key that {label} cannot have") from None
     except (DatabaseError, InterfaceError) as error:
         raise RowsUnavailableError(f"rows of {label} could not be loaded") from error
-    except (ValueError, TypeError, OverflowError, ValidationError):
-        # The key was written for another type of primary key than the model has now.
-        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, f"a primary key that {label} cannot have") from None
     return rows
 
 
@@ -94,7 +94,9 @@ def _find_model(label: str) -> type[Model] | None:
         model = apps.get_model(app_label, model_name, require_ready=False)
     except (LookupError, ValueError):
         return None
-    return None if model._meta.abstract or model._meta.swapped else model
+    # Django finds a model in any case; a label has one form.
+    known = model._meta.label_lower == label and not model._meta.abstract and not model._meta.swapped
+    return model if known else None
 
 
 def _is_model(cls: type) -> TypeGuard[type[Model]]:

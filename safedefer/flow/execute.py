@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
-from safedefer.core.claims import Claims, Storage
+from safedefer.core.claims import CODEC_ID, Claims, Storage
 from safedefer.core.codec import Arguments, DecodedArguments, decode_arguments
 from safedefer.core.envelope import CONTENT_TYPE, parse_envelope
 from safedefer.core.function import RegisteredFunction
@@ -99,9 +99,7 @@ def handle_dispatch(runtime: Runtime, dispatch: Dispatch) -> Outcome:
     progress = _Progress(started=runtime.clock.time())
     verdict = severity = None
     try:
-        reason, detail = _verify_and_execute(runtime, dispatch, progress)
-    except _LaterError as later:
-        reason, detail = _reissue(runtime, dispatch, later)
+        reason, detail = _execute_or_reissue(runtime, dispatch, progress)
         verdict = Verdict.RETRY if detail == _TOO_EARLY else None
     except ReferenceMissingError as error:
         reason, detail = error.reason, error.detail
@@ -133,6 +131,13 @@ _MISSING: Final = {
     "fail": (Verdict.REFUSED, Severity.WARNING),
 }
 _TOO_EARLY: Final = "the reissued task has come before its time"
+
+
+def _execute_or_reissue(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
+    try:
+        return _verify_and_execute(runtime, dispatch, progress)
+    except _LaterError as later:
+        return _reissue(runtime, dispatch, later)
 
 
 def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
@@ -309,7 +314,10 @@ def _read_exactly(dispatch: Dispatch, length: int) -> bytes:
     parts: list[bytes] = []
     missing = length
     while missing > 0:
-        part = dispatch.read(missing)
+        try:
+            part = dispatch.read(missing)
+        except OSError:  # The connection broke off in the middle.
+            part = b""
         if not part:
             raise RequestRefusedError(Reason.LENGTH_WRONG)
         parts.append(part)
@@ -319,6 +327,8 @@ def _read_exactly(dispatch: Dispatch, length: int) -> bytes:
 
 def _fetch_body(runtime: Runtime, envelope: VerifiedEnvelope) -> VerifiedBody:
     claims = envelope.claims
+    if claims.body.codec != CODEC_ID:
+        raise ClaimsError(Reason.TYPE_UNSUPPORTED, "a body in another encoding")
     if claims.body.storage is Storage.INLINE:
         return verify_body(envelope)
     if claims.body.size_bytes > runtime.body_cap_bytes:
@@ -350,7 +360,9 @@ def _run(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arg
     token = executing.set(body.claims)
     try:
         runtime.invoker.call(function.function, arguments.args, arguments.kwargs)
-    except (Exception, SystemExit) as error:  # The function may raise anything; each means a retry.
+    except (KeyboardInterrupt, GeneratorExit):  # The process is ending.
+        raise
+    except BaseException as error:  # The function may raise anything, such as CancelledError; each means a retry.
         failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
         failure.__cause__ = error
         _report(runtime, function, body, failure)

@@ -62,7 +62,7 @@ class TaskTarget:
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class _PreparedTask:
     parent: str
     task: tasks_v2.Task

@@ -3,15 +3,19 @@
 What a token says of its key decides nothing but which of these keys is tried.
 """
 
+import io
 import json
+import os
 import random
+import socket
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from typing import Final, final
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from ipaddress import ip_address
+from typing import Final, cast, final
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -31,10 +35,13 @@ _STALE_SECONDS: Final = 21_600.0
 """How long a set is believed after it should have been fetched again, while fetching fails."""
 _COOLDOWN_SECONDS: Final = 30.0
 _MAX_COOLDOWN_SECONDS: Final = 600.0
+_MAX_DOUBLINGS: Final = 10
 _WAIT_SECONDS: Final = 1.0
 _UNKNOWN_IDS: Final = 64
 _UNKNOWN_SECONDS: Final = 60.0
 _HTTP_OK: Final = 200
+_CONNECTIONS: Final[Mapping[str, type[HTTPConnection]]] = {"https": HTTPSConnection, "http": HTTPConnection}
+"""http is for the issuer of the local cloud."""
 
 
 @final
@@ -60,16 +67,26 @@ def fetch_key_set(url: str) -> KeySet:
         KeySetError: It did not come, or is not to be used.
     """
     parts = urlsplit(url)
-    connect = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = connect(parts.hostname or "", parts.port, timeout=_CONNECT_SECONDS)
+    connect = _CONNECTIONS.get(parts.scheme)
+    if connect is None or not parts.hostname:
+        raise KeySetError("the key set is at no http or https URL")
+    connection = connect(parts.hostname, parts.port, timeout=_CONNECT_SECONDS)
     try:
         connection.connect()
+        # Without TLS nothing vouches for what comes from another machine.
+        if parts.scheme == "http" and not ip_address(connection.sock.getpeername()[0]).is_loopback:
+            raise KeySetError("the key set is at an http URL of another machine")
         connection.sock.settimeout(_READ_SECONDS)
         connection.request("GET", parts.path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
+        # `getresponse` would wait a while for each line and each piece, and so for ever.
+        timed = _TimedSocket(connection.sock, time.monotonic() + _READ_SECONDS)
+        response = HTTPResponse(cast("socket.socket", timed), method="GET")
+        response.begin()
         if response.status != _HTTP_OK:
             raise KeySetError(f"the key set was answered with status {response.status}")
-        data = _read_bounded(response.read1)
+        data = response.read(_MAX_SET_BYTES + 1)
+        if len(data) > _MAX_SET_BYTES:
+            raise KeySetError("a key set too large")
         fresh = _fresh_seconds(response.getheader("Cache-Control"), response.getheader("Age"))
     except (OSError, HTTPException) as error:
         raise KeySetError(f"the key set could not be fetched ({type(error).__name__})") from None
@@ -99,7 +116,8 @@ def parse_key_set(data: bytes) -> dict[str, RSAPublicKey]:
             raise KeySetError("a key that is no object")
         if entry.get("kty") != "RSA" or entry.get("alg") != "RS256" or entry.get("use") != "sig":
             continue
-        if "verify" not in entry.get("key_ops", ["verify"]):
+        operations = entry.get("key_ops", ["verify"])
+        if not isinstance(operations, list) or "verify" not in operations:
             continue
         key_id = entry.get("kid")
         if not isinstance(key_id, str) or not key_id or key_id in keys:
@@ -120,7 +138,9 @@ class KeySetCache:
     def __init__(self, fetch: Callable[[], KeySet], now: Callable[[], float] = time.monotonic) -> None:
         self._fetch = fetch
         self._now = now
-        self._fetching = threading.Lock()
+        self._renew_locks()
+        # A fork in the middle of a fetch would leave the child with a lock that nobody releases.
+        os.register_at_fork(after_in_child=self._renew_locks)
         self._keys: Mapping[str, RSAPublicKey] = {}
         self._fresh_until = float("-inf")
         self._stale_until = float("-inf")
@@ -169,24 +189,33 @@ class KeySetCache:
     def _fetch_now(self, now: float) -> None:
         try:
             found = self._fetch()
-        except KeySetError:
+        except Exception as error:
             self._failures += 1
-            wait = min(_COOLDOWN_SECONDS * 2 ** (self._failures - 1), _MAX_COOLDOWN_SECONDS)
+            wait = min(_COOLDOWN_SECONDS * 2 ** min(self._failures - 1, _MAX_DOUBLINGS), _MAX_COOLDOWN_SECONDS)
             # Processes that failed together should not come back together.
             self._next_fetch = now + wait * random.uniform(1.0, 1.2)  # noqa: S311
+            # What nobody foresaw waits for its cooldown too, and is not hidden.
+            if not isinstance(error, KeySetError):
+                raise
             return
         self._keys = found.keys
         self._failures = 0
-        self._unknown.clear()
+        with self._remembering:
+            self._unknown.clear()
         self._fresh_until = now + found.fresh_seconds
         self._stale_until = self._fresh_until + _STALE_SECONDS
         self._next_fetch = now + _COOLDOWN_SECONDS
 
     def _remember_unknown(self, key_id: str, now: float) -> None:
-        self._unknown[key_id] = now + _UNKNOWN_SECONDS
-        self._unknown.move_to_end(key_id)
-        while len(self._unknown) > _UNKNOWN_IDS:
-            self._unknown.popitem(last=False)
+        with self._remembering:
+            self._unknown[key_id] = now + _UNKNOWN_SECONDS
+            self._unknown.move_to_end(key_id)
+            while len(self._unknown) > _UNKNOWN_IDS:
+                self._unknown.popitem(last=False)
+
+    def _renew_locks(self) -> None:
+        self._fetching = threading.Lock()
+        self._remembering = threading.Lock()
 
 
 def _parse_key(entry: Mapping[str, object]) -> RSAPublicKey:
@@ -202,14 +231,32 @@ def _parse_key(entry: Mapping[str, object]) -> RSAPublicKey:
     return key
 
 
-def _read_bounded(read: Callable[[int], bytes]) -> bytes:
-    until = time.monotonic() + _READ_SECONDS
-    data = b""
-    while part := read(_MAX_SET_BYTES + 1 - len(data)):
-        data += part
-        if len(data) > _MAX_SET_BYTES or time.monotonic() > until:
-            raise KeySetError("a key set too large or too slow")
-    return data
+@final
+class _TimedSocket:
+    """A socket whose answer has to be there by a moment, headers included, however small the pieces it comes in."""
+
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        self._reader = _TimedReader(connected, until)
+
+    def makefile(self, mode: str) -> io.BufferedReader:  # noqa: ARG002  # As HTTPResponse calls it.
+        return io.BufferedReader(self._reader)
+
+
+@final
+class _TimedReader(io.RawIOBase):
+    def __init__(self, connected: socket.socket, until: float) -> None:
+        self._socket = connected
+        self._until = until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # As BufferedReader calls it.
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+        return self._socket.recv_into(buffer)
 
 
 def _fresh_seconds(cache_control: str | None, age: str | None) -> float:

@@ -7,13 +7,19 @@ ours, because libraries differ in what they let pass.
 import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, final
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from jwt.exceptions import InvalidAudienceError, InvalidIssuerError, InvalidSignatureError, PyJWTError
+from jwt.exceptions import (
+    InvalidAudienceError,
+    InvalidIssuerError,
+    InvalidSignatureError,
+    MissingRequiredClaimError,
+    PyJWTError,
+)
 
 from safedefer.core.limits import CLOCK_SKEW, MAX_TOKEN_BYTES
 from safedefer.core.ports import VerifiedCaller
@@ -28,6 +34,15 @@ _FORBIDDEN_HEADERS: Final = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c"
 _MAX_KEY_ID: Final = 128
 _SKEW_SECONDS: Final = int(CLOCK_SKEW.total_seconds())
 _MAX_LIFETIME_SECONDS: Final = 3_900
+_MISSING: Final[Mapping[str, Reason]] = {
+    "iss": Reason.TOKEN_ISSUER,
+    "aud": Reason.TOKEN_AUDIENCE,
+    "email": Reason.TOKEN_EMAIL,
+    "sub": Reason.TOKEN_SUBJECT,
+    "exp": Reason.TOKEN_TIMES,
+    "iat": Reason.TOKEN_TIMES,
+}
+"""What the absence of a claim is called: the same as a wrong value."""
 
 
 @final
@@ -102,7 +117,7 @@ class OidcVerifier:
                 audience=self._policy.audience,
                 issuer=self._policy.issuer,
                 options={
-                    "require": ["iss", "aud", "exp", "iat", "sub", "email"],
+                    "require": list(_MISSING),
                     "strict_aud": True,
                     # Times are checked by rule 6, on our clock and as true integers.
                     "verify_exp": False,
@@ -117,6 +132,8 @@ class OidcVerifier:
             raise TokenError(Reason.TOKEN_AUDIENCE) from None
         except InvalidIssuerError:
             raise TokenError(Reason.TOKEN_ISSUER) from None
+        except MissingRequiredClaimError as error:
+            raise TokenError(_MISSING.get(error.claim, Reason.TOKEN_MALFORMED)) from None
         except (PyJWTError, ValueError, TypeError, RecursionError):
             raise TokenError(Reason.TOKEN_MALFORMED) from None
         return claims

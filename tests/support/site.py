@@ -66,7 +66,7 @@ class Site:
 
     def seal(self, function: Deferrable[Any], *args: object, **kwargs: object) -> bytes:
         """The envelope that `defer` would send."""
-        call = seal_call(self.runtime, function.registered, function.registered.options, args, kwargs)
+        call = seal_call(self.runtime, function.registered, function.task_options, args, kwargs)
         task: Any = call.task
         return bytes(task.task.http_request.body)
 

@@ -12,6 +12,7 @@ class ExtType(tuple[int, bytes]):
     def __new__(cls, code: int, data: bytes) -> Self: ...
 
 class Timestamp:
+    def __init__(self, seconds: int, nanoseconds: int = ...) -> None: ...
     seconds: int
     nanoseconds: int
 
