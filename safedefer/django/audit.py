@@ -21,6 +21,7 @@ _LEVELS: Final = {
 _FIELDS: Final = tuple(field.name for field in fields(AuditEvent))
 _ANONYMOUS_PER_MINUTE: Final = 60
 _MINUTE: Final = 60.0
+_SPECIAL: Final = frozenset(' "=\\')
 
 
 @final
@@ -79,6 +80,6 @@ class JsonFormatter(logging.Formatter):
 
 
 def _plain(value: object) -> str:
-    """A value without control characters or spaces, so that it cannot forge a line or a field."""
+    """A value without control characters, spaces or quotes, so that it cannot forge a line or a field."""
     text = str(value)
-    return text if text.isprintable() and " " not in text else json.dumps(text)
+    return text if text.isprintable() and not _SPECIAL & set(text) else json.dumps(text)

@@ -1,6 +1,7 @@
 """System checks with lasting ids: docs/reference/checks.md lists them."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -54,12 +55,38 @@ def _check_mount(settings: Settings) -> list[CheckMessage]:
                 id="safedefer.E010",
             )
         ]
-    if getattr(django_settings, "SECURE_SSL_REDIRECT", False) and settings.local is not None:
-        return [
-            Warning(
-                "SECURE_SSL_REDIRECT redirects the dispatches of the local cloud, which come over http.",
-                hint="Turn it off where DEBUG is on.",
-                id="safedefer.W004",
+    return _check_redirects(settings, path)
+
+
+def _check_redirects(settings: Settings, path: str) -> list[CheckMessage]:
+    """What would answer a dispatch with a redirect, before it comes to the handler."""
+    messages: list[CheckMessage] = []
+    exempt = any(re.search(pattern, path.lstrip("/")) for pattern in django_settings.SECURE_REDIRECT_EXEMPT)
+    if django_settings.SECURE_SSL_REDIRECT and not exempt:
+        if settings.local is not None:
+            messages.append(
+                Warning(
+                    "SECURE_SSL_REDIRECT redirects the dispatches of the local cloud, which come over http.",
+                    hint="Turn it off where DEBUG is on.",
+                    id="safedefer.W004",
+                )
             )
-        ]
-    return []
+        elif django_settings.SECURE_PROXY_SSL_HEADER is None:
+            messages.append(
+                Warning(
+                    "SECURE_SSL_REDIRECT redirects every dispatch where a proxy ends TLS and Django cannot see it.",
+                    hint="Set SECURE_PROXY_SSL_HEADER as the proxy does, or exempt the handler's path in "
+                    "SECURE_REDIRECT_EXEMPT.",
+                    id="safedefer.W005",
+                )
+            )
+    host = urlsplit(settings.handler_url).hostname or ""
+    if django_settings.PREPEND_WWW and not host.startswith("www."):
+        messages.append(
+            Error(
+                f"PREPEND_WWW redirects every dispatch to www.{host}, and its token with it.",
+                hint="Let SAFEDEFER['HANDLER_URL'] begin with www, or turn PREPEND_WWW off.",
+                id="safedefer.E011",
+            )
+        )
+    return messages

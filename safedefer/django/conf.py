@@ -40,7 +40,6 @@ LOCAL_SERVICE_ACCOUNT: Final = "safedefer@local.iam.gserviceaccount.com"
 LOCAL_DATASTORE_HOST: Final = "127.0.0.1:9023"
 EMULATOR_VARIABLES: Final = ("CLOUD_TASKS_EMULATOR_HOST", "TASKS_EMULATOR_HOST", "SAFEDEFER_LOCAL_ISSUER")
 DATASTORE_EMULATOR_VARIABLE: Final = "DATASTORE_EMULATOR_HOST"
-PLATFORM_VARIABLES: Final = ("GAE_ENV", "GAE_APPLICATION", "GAE_SERVICE", "GAE_VERSION", "GAE_INSTANCE", "K_SERVICE")
 
 _KEYS: Final = (
     "ALLOWED_EMAILS",
@@ -63,6 +62,10 @@ _KEYS: Final = (
 _SHARED_ACCOUNTS: Final = ("-compute@developer.gserviceaccount.com", "@appspot.gserviceaccount.com")
 _INSECURE_PREFIX: Final = "django-insecure-"
 _GENERATE: Final = "Generate one with `python manage.py safedefer_keys generate` and keep it in a secret manager."
+_PLACE_HINTS: Final = {
+    "PROJECT": "Set it to the id of the Google Cloud project that has the queues.",
+    "LOCATION": 'Set it to the region of the queues, for example "europe-west1".',
+}
 _T = TypeVar("_T")
 
 Store: TypeAlias = Literal["orm", "datastore"]
@@ -150,7 +153,7 @@ class Settings:
 
 
 @final
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class _Reading:
     """One reading of the settings, and the problems it meets."""
 
@@ -213,7 +216,7 @@ def _read(reading: _Reading, django_settings: object) -> Settings:
         handler_id=reading.parse("HANDLER_ID", parse_handler_id, HandlerId(parts.path or "/")),
         service_account=service_account,
         audience=reading.parse("AUDIENCE", _text, handler_url if local else origin),
-        allowed_emails=reading.parse("ALLOWED_EMAILS", _emails, frozenset({service_account})),
+        allowed_emails=_read_emails(reading, service_account),
         keys=_read_keys(reading, django_settings),
         default_queue=reading.parse("DEFAULT_QUEUE", parse_queue_name, QueueName("default")),
         inline_limit_bytes=reading.parse("INLINE_LIMIT", _inline_limit, MAX_INLINE_TASK_BYTES),
@@ -239,7 +242,7 @@ def _read_handler(reading: _Reading) -> tuple[str, LocalCloud | None]:
     url = reading.parse("HANDLER_URL", _url, LOCAL_HANDLER_URL)
     parts = urlsplit(url)
     loopback = is_loopback(parts.hostname or "")
-    platform = [name for name in PLATFORM_VARIABLES if reading.environ.get(name)]
+    platform = _platform_variables(reading.environ)
     variables: tuple[str, ...] = EMULATOR_VARIABLES
     if reading.given.get("STORE") == "datastore":
         variables = (*variables, DATASTORE_EMULATOR_VARIABLE)
@@ -264,21 +267,26 @@ def _read_handler(reading: _Reading) -> tuple[str, LocalCloud | None]:
     return url, None
 
 
+def _platform_variables(environ: Mapping[str, str]) -> list[str]:
+    """Which variables say that this is App Engine or Cloud Run."""
+    return sorted(
+        name
+        for name, value in environ.items()
+        if value and (name.startswith("GAE_") or name in ("K_SERVICE", "CLOUD_RUN_JOB"))
+    )
+
+
 def _read_local_cloud(reading: _Reading) -> LocalCloud:
     environ = reading.environ
     host = environ.get("CLOUD_TASKS_EMULATOR_HOST") or environ.get("TASKS_EMULATOR_HOST") or LOCAL_TASKS_HOST
     issuer = environ.get("SAFEDEFER_LOCAL_ISSUER") or LOCAL_ISSUER
     datastore = environ.get(DATASTORE_EMULATOR_VARIABLE) or LOCAL_DATASTORE_HOST
-    for name, address in (
-        ("CLOUD_TASKS_EMULATOR_HOST", f"http://{host}"),
-        ("SAFEDEFER_LOCAL_ISSUER", issuer),
-        (DATASTORE_EMULATOR_VARIABLE, f"http://{datastore}"),
-    ):
-        try:
-            hostname = _split(address).hostname or ""
-        except ConfigurationError:
-            hostname = ""
-        if not is_loopback(hostname):
+    addresses = [("CLOUD_TASKS_EMULATOR_HOST", f"http://{host}"), ("SAFEDEFER_LOCAL_ISSUER", issuer.rstrip("/"))]
+    # The variable is also that of other libraries, whose Datastore may be elsewhere.
+    if reading.given.get("STORE") == "datastore":
+        addresses.append((DATASTORE_EMULATOR_VARIABLE, f"http://{datastore}"))
+    for name, address in addresses:
+        if not _is_local_address(address):
             reading.error("E009", f"{name} is not a loopback address.", "The local cloud is for one machine only.")
     return LocalCloud(tasks_host=host, issuer=issuer.rstrip("/"), datastore_host=datastore)
 
@@ -293,13 +301,24 @@ def _read_service_account(reading: _Reading, local: LocalCloud | None) -> str:
             )
         return LOCAL_SERVICE_ACCOUNT
     account = reading.parse("SERVICE_ACCOUNT", _email, LOCAL_SERVICE_ACCOUNT)
+    _check_shared(reading, "SERVICE_ACCOUNT", account)
+    return account
+
+
+def _read_emails(reading: _Reading, service_account: str) -> frozenset[str]:
+    emails = reading.parse("ALLOWED_EMAILS", _emails, frozenset({service_account}))
+    for email in sorted(emails - {service_account}):
+        _check_shared(reading, "ALLOWED_EMAILS", email)
+    return emails
+
+
+def _check_shared(reading: _Reading, key: str, account: str) -> None:
     if account.endswith(_SHARED_ACCOUNTS):
         reading.error(
             "W002",
-            "SAFEDEFER['SERVICE_ACCOUNT'] is a default account, which other services may share.",
+            f"SAFEDEFER['{key}'] names a default account, which other services may share.",
             "Create an account for nothing but calling this handler.",
         )
-    return account
 
 
 def _read_place(
@@ -324,8 +343,8 @@ def _read_place(
 def _place(reading: _Reading, key: str, parser: Callable[[object], _T], fallback: object) -> _T | None:
     value = reading.given.get(key, fallback)
     if value is None:
-        if not any(reading.environ.get(name) for name in PLATFORM_VARIABLES):
-            reading.error("E008", f"SAFEDEFER['{key}'] is missing.", "No platform of Google's is here to ask for it.")
+        if not _platform_variables(reading.environ):
+            reading.error("E008", f"SAFEDEFER['{key}'] is missing.", _PLACE_HINTS[key])
         return None
     try:
         return parser(value)
@@ -337,7 +356,12 @@ def _place(reading: _Reading, key: str, parser: Callable[[object], _T], fallback
 def _read_keys(reading: _Reading, django_settings: object) -> tuple[KeySetting, ...]:
     given = reading.given.get("KEYS")
     if callable(given):
-        given = given()
+        try:
+            given = given()
+        except Exception as error:  # noqa: BLE001  # The operator's code, which may ask anything for the keys.
+            # Neither its message nor its traceback: they may hold a secret.
+            reading.error("E004", f"calling SAFEDEFER['KEYS'] raised {type(error).__name__}.")
+            return ()
     if given is None:
         return _development_key(reading, django_settings)
     if not isinstance(given, Sequence) or isinstance(given, str | bytes) or not given:
@@ -368,7 +392,7 @@ def _read_key(reading: _Reading, index: int, entry: object) -> KeySetting | None
     if not isinstance(entry, Mapping) or not isinstance(entry.get("id"), str) or not entry["id"]:
         reading.error("E004", f"{where} is not a dict with an id.", 'Like {"id": "2026-11", "secret": ..., ...}.')
         return None
-    unknown = sorted(set(entry) - {"id", "secret", "state", "key_id"})
+    unknown = sorted(map(str, set(entry) - {"id", "secret", "state", "key_id"}))
     if unknown:
         reading.error("E004", f"{where} has an unknown key {unknown[0]!r}.", "Known are id, secret, state, key_id.")
         return None
@@ -379,7 +403,7 @@ def _read_key(reading: _Reading, index: int, entry: object) -> KeySetting | None
         secret = parse_secret(entry.get("secret"))
         if not reading.debug:
             check_secret(secret)
-            if str(entry.get("secret")).startswith(_INSECURE_PREFIX):
+            if _INSECURE_PREFIX in str(entry.get("secret")):
                 raise ConfigurationError("a secret marked as insecure")
         return KeySetting(name=entry["id"], state=state, secret=Secret(secret), key_id=None)
     except ConfigurationError as error:
@@ -438,6 +462,15 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_local_address(address: str) -> bool:
+    """Whether this is http at a loopback host, and nothing beside it that another parser could take for the host."""
+    try:
+        parts = _split(address)
+    except ConfigurationError:
+        return False
+    return is_loopback(parts.hostname or "") and "@" not in address and address == f"http://{parts.netloc}"
 
 
 def _split(url: str) -> SplitResult:

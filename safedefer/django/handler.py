@@ -7,15 +7,18 @@ Refusals after the token all look the same from outside: the reason is in the au
 from collections.abc import Mapping
 from typing import Final
 
+from django.contrib.auth.decorators import login_not_required
 from django.db import transaction
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.debug import sensitive_variables
 
-from safedefer.errors import ConfigurationError, Reason
+from safedefer.core.audit import Action, AuditEvent
+from safedefer.django.audit import LoggingAudit
+from safedefer.errors import Reason, SafeDeferError
 from safedefer.flow.execute import Dispatch, handle_dispatch
-from safedefer.flow.outcome import Outcome, Verdict
+from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.runtime import current_runtime
 
 STATUS: Final[Mapping[Verdict, int]] = {
@@ -38,8 +41,11 @@ _EXTRA_HEADERS: Final[Mapping[Verdict, Mapping[str, str]]] = {
     Verdict.UNAUTHENTICATED: {"WWW-Authenticate": "Bearer"},
     Verdict.UNAVAILABLE: {"Retry-After": "10"},
 }
+_MAX_DETAIL: Final = 500
+_without_runtime: Final = LoggingAudit()
 
 
+@login_not_required  # LoginRequiredMiddleware would redirect a dispatch, token and all, to the login page.
 @csrf_exempt
 @never_cache
 @transaction.non_atomic_requests
@@ -48,9 +54,24 @@ def task_handler(request: HttpRequest) -> HttpResponse:
     """Answer one dispatch. Uses no session, no user, no cookie and no part of the URL."""
     try:
         runtime = current_runtime()
-    except ConfigurationError:
-        return answer(Outcome(Verdict.UNAVAILABLE, Reason.NOT_CONFIGURED))
+    except Exception as error:  # noqa: BLE001  # Whatever keeps it from being built, nothing is to be executed.
+        return answer(_refuse_all(error))
     return answer(handle_dispatch(runtime, _dispatch(request)))
+
+
+def _refuse_all(error: Exception) -> Outcome:
+    """There is no runtime, and so no audit of its own: the refusal is recorded where it would have been."""
+    outcome = Outcome(judge(Reason.NOT_CONFIGURED)[0], Reason.NOT_CONFIGURED)
+    event = AuditEvent(
+        action=Action.DISPATCH,
+        accepted=False,
+        reason=outcome.reason,
+        severity=judge(outcome.reason)[1],
+        detail=str(error)[:_MAX_DETAIL] if isinstance(error, SafeDeferError) else type(error).__name__,
+        outcome=outcome.verdict.value,
+    )
+    _without_runtime.emit(event)
+    return outcome
 
 
 def answer(outcome: Outcome) -> HttpResponse:

@@ -108,6 +108,7 @@ def handle_dispatch(runtime: Runtime, dispatch: Dispatch) -> Outcome:
         reason, detail = error.reason, error.detail
     except UnavailableError as error:
         reason, detail = _unavailable(error), type(error).__name__
+        logger.warning("a dispatch has to wait: %s", error)  # Our own texts, which say what to look at.
     except Exception as error:  # noqa: BLE001  # A fault of ours answers 503: the task stays, and is looked at.
         reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
         _log_failure("dispatch failed inside safedefer", error)

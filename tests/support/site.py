@@ -17,7 +17,7 @@ from safedefer.core.signing import claim_body, sign_envelope, verify_envelope
 from safedefer.django.conf import LOCAL_SERVICE_ACCOUNT
 from safedefer.emulator import LocalCloud
 from safedefer.flow.defer import seal_call
-from safedefer.flow.runtime import Runtime
+from safedefer.flow.runtime import Runtime, install
 from tests.site.shop.models import Trace
 
 QUEUE: Final = "default"
@@ -59,6 +59,11 @@ class Site:
     def dispatches(self) -> list[AuditEvent]:
         """The final audit event of each dispatch."""
         return [event for event in self.events if event.action is Action.DISPATCH and event.outcome is not None]
+
+    def use(self, **changes: Any) -> None:
+        """Let the handler run with other ports or rules from now on, until the test ends."""
+        changed = self.runtime = replace(self.runtime, **changes)
+        install(lambda: changed)
 
     def token(self, email: str = LOCAL_SERVICE_ACCOUNT, audience: str | None = None, **claims: object) -> str:
         """An identity token; by default the one that Cloud Tasks would attach."""

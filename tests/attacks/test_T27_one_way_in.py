@@ -1,0 +1,66 @@
+"""T27: a second way to run a function forgets a check of the first."""
+
+import ast
+import copy
+import pickle  # noqa: TID251  # What must not work.
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import safedefer
+from safedefer.core import signing
+from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body
+from safedefer.flow import execute
+from tests.support.builders import make_envelope, verified
+
+PACKAGE = Path(safedefer.__file__).parent
+
+
+@pytest.mark.parametrize("cls", [VerifiedEnvelope, VerifiedBody])
+def test_T27_verified_types_cannot_be_made_by_hand(cls: Any) -> None:
+    with pytest.raises(TypeError):
+        cls()
+    with pytest.raises(TypeError):
+        cls(b"body")
+
+
+@pytest.mark.parametrize("value", [verified(make_envelope()), verify_body(verified(make_envelope()))])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_T27_verified_values_can_be_neither_copied_nor_stored(value: object, how: Any) -> None:
+    with pytest.raises(TypeError):
+        how(value)
+
+
+def test_T27_verified_types_are_final() -> None:
+    for cls in (VerifiedEnvelope, VerifiedBody):
+        assert getattr(cls, "__final__", False)
+
+
+def uses_of(name: str) -> list[str]:
+    """Where a name is called in the package, as `file function`."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                place = f"{path.relative_to(PACKAGE).as_posix()} {function.name}"
+                calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+                found += [place for call in calls if ast.unparse(call).startswith(name)]
+    return found
+
+
+def test_T27_verified_types_are_made_in_one_place() -> None:
+    assert uses_of("object.__new__(VerifiedEnvelope") == ["core/signing.py verify_envelope"]
+    assert uses_of("object.__new__(VerifiedBody") == ["core/signing.py verify_body"]
+
+
+def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> None:
+    assert uses_of("runtime.invoker.call(") == ["flow/execute.py _run"]
+    assert uses_of("_run(") == ["flow/execute.py _verify_and_execute"]
+    assert execute._run.__annotations__["body"] is signing.VerifiedBody
+
+
+def test_T27_arguments_are_decoded_from_a_verified_body_only() -> None:
+    from safedefer.core.codec import decode_arguments
+
+    assert decode_arguments.__annotations__["body"] is signing.VerifiedBody
