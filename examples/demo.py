@@ -26,6 +26,7 @@ SHOP: Final = ROOT / "examples" / "shop"
 FOLDER: Final = ROOT / ".demo"
 WAIT_SECONDS: Final = 20.0
 CALLS: Final = 12
+LARGE_BYTES: Final = 2_500_000
 KEEP: Final = os.environ.get("KEEP") == "1"
 """Leave everything running at the end."""
 
@@ -79,7 +80,7 @@ def main() -> int:
         origin = read_line(start(processes, stack, [sys.executable, str(SHOP / "serve.py")], environment))
         say(f"  {origin}/_safedefer/")
         shop = Shop(origin, environment)
-        report = [*main_job(shop), *attacks(shop)]
+        report = [*main_job(shop), *large_and_repeated(shop), *attacks(shop)]
         ok = all(line.holds for line in report)
         print_report(report, time.monotonic() - started)
         if KEEP and ok:
@@ -111,12 +112,40 @@ def main_job(shop: Shop) -> Iterator[Line]:
     repeated = defer(charge, customer, Decimal("99.00"), _name="the-last-one")
     wait_until("invoices", Invoice.objects.count, CALLS)
     wait_until("letters", Letter.objects.count, CALLS)
-    executed = wait_until("audit events", lambda: count_executed(shop), 2 * CALLS)
+    executed = wait_until("audit events", partial(count_reason, shop, "executed"), 2 * CALLS)
     yield Line("charges executed, seen as rows", str(CALLS), str(Invoice.objects.count()))
     yield Line("letters deferred by those tasks, executed", str(CALLS), str(Letter.objects.count()))
     yield Line("each recorded in the audit log", str(2 * CALLS), str(executed))
     yield Line("charge of the rolled back transaction", "0", str(Invoice.objects.filter(amount=1000).count()))
     yield Line("second task of one name", "not created", "not created" if repeated.created is False else "created")
+
+
+def large_and_repeated(shop: Shop) -> Iterator[Line]:
+    """A call that is larger than a task may be, and one call that the queue delivers three times."""
+    from orders.models import Customer, Letter  # noqa: PLC0415  # Django is set up by now.
+    from orders.tasks import write  # noqa: PLC0415
+
+    from safedefer.django.models import StoredRecord  # noqa: PLC0415
+    from safedefer.flow.defer import seal_call  # noqa: PLC0415
+    from safedefer.flow.runtime import current_runtime  # noqa: PLC0415
+
+    say(f"Deferring a letter of {LARGE_BYTES:,} bytes, which no task can hold ...")
+    customer = Customer.objects.get()
+    write.defer(customer, "x" * LARGE_BYTES)
+    letters = Letter.objects.filter(text="x" * LARGE_BYTES)
+    wait_until("large letters", letters.count, 1)
+    wait_until("stored bodies removed", lambda: 1 - StoredRecord.objects.filter(kind="overflow").count(), 1)
+    yield Line("call larger than a task, executed intact", "1", str(letters.count()))
+    yield Line("its stored body, when it was done", "0", str(StoredRecord.objects.filter(kind="overflow").count()))
+
+    say("Having the queue deliver one call three times ...")
+    runtime, function = current_runtime(), write.registered
+    call: Any = seal_call(runtime, function, function.options, (customer, "delivered three times"), {})
+    for _ in range(3):
+        put_into_queue(shop, call.task.task.http_request.body, None)
+    repeats = partial(count_reason, shop, "already_executed", "lease_held")
+    wait_until("repeats answered", repeats, 2)
+    yield Line("call delivered three times, executed", "1", str(Letter.objects.filter(text__contains="three").count()))
 
 
 def attacks(shop: Shop) -> Iterator[Line]:
@@ -259,9 +288,9 @@ def read_exports(process: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def count_executed(shop: Shop) -> int:
-    """How many executions the audit log has."""
-    return sum(event["reason"] == "executed" for event in shop.audit())
+def count_reason(shop: Shop, *reasons: str) -> int:
+    """How many audit events have one of these reasons."""
+    return sum(event["reason"] in reasons for event in shop.audit())
 
 
 def wait_until(what: str, count: Callable[[], int], wanted: int) -> int:

@@ -10,9 +10,11 @@ from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004  # Django's own name.
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.urls import NoReverseMatch, reverse
 
 from safedefer.django.conf import Problem, Settings, read_settings
+from safedefer.django.records import OrmRecords
 
 
 def register_checks() -> None:
@@ -25,13 +27,29 @@ def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
     settings, problems = read_settings(django_settings, os.environ)
     messages = [_message(problem) for problem in problems]
     if settings is not None:
-        messages += _check_mount(settings)
+        messages += [*_check_store(settings), *_check_mount(settings)]
     return messages
 
 
 def _message(problem: Problem) -> CheckMessage:
     kind = Error if problem.is_error else Warning
     return kind(problem.message, hint=problem.hint or None, id=f"safedefer.{problem.id}")
+
+
+def _check_store(settings: Settings) -> list[CheckMessage]:
+    if settings.store != "orm":
+        return []
+    alias = OrmRecords().using
+    if connections[alias].settings_dict["ENGINE"].startswith("gcloudc."):
+        # Its unique constraints and conditional updates are not what the ledger rests on.
+        return [
+            Error(
+                f'SAFEDEFER["STORE"] is "orm", but the database {alias!r} is Datastore.',
+                hint='Set it to "datastore".',
+                id="safedefer.E012",
+            )
+        ]
+    return []
 
 
 def _check_mount(settings: Settings) -> list[CheckMessage]:
