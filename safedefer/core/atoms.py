@@ -7,8 +7,9 @@ import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal, InvalidOperation
+from functools import cache
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 import msgpack
 
@@ -29,6 +30,11 @@ def _load_int(data: bytes) -> int:
     return value
 
 
+@cache
+def _zone_names() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
 def _dump_zone(zone: tzinfo | None) -> object:
     """None, an offset in microseconds, or the key of a zone in the IANA database."""
     match zone:
@@ -36,7 +42,7 @@ def _dump_zone(zone: tzinfo | None) -> object:
             return None
         case timezone():
             return zone.utcoffset(None) // _MICROSECOND
-        case ZoneInfo(key=str(key)):
+        case ZoneInfo(key=str(key)) if key in _zone_names():
             return key
         case _:
             raise ValueError(f"a time zone of type {type(zone).__name__}; use zoneinfo or datetime.timezone")
@@ -50,7 +56,8 @@ def _load_zone(value: object) -> tzinfo | None:
             return UTC
         case int():
             return timezone(timedelta(microseconds=value))
-        case str():
+        case str() if value in _zone_names():
+            # A name that is not known must not get to ZoneInfo, which looks for it among the modules of tzdata.
             return ZoneInfo(value)
         case _:
             raise WireError("not a time zone")

@@ -178,6 +178,7 @@ class AnyShape(Shape):
     """Every value that needs no class to come back: plain values, atoms and containers of them."""
 
     __slots__ = ()
+    plain = _ANY_PLAIN
 
     def render(self) -> str:
         return "Any"
@@ -191,13 +192,9 @@ class AnyShape(Shape):
         if isinstance(value, float):
             return kind is float and isfinite(value)
         if isinstance(value, dict):
-            return (
-                kind is dict
-                and _STR_ONLY.issuperset(map(type, value))
-                and all(self.fits(item, depth + 1) for item in value.values())
-            )
+            return kind is dict and _STR_ONLY.issuperset(map(type, value)) and _items_fit(value.values(), self, depth)
         if isinstance(value, list | tuple | set | frozenset):
-            return kind in _ANY_CONTAINERS and all(self.fits(item, depth + 1) for item in value)
+            return kind in _ANY_CONTAINERS and _items_fit(value, self, depth)
         return False
 
     def explain(self, value: object, path: str, depth: int) -> Misfit:

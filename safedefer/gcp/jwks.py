@@ -208,7 +208,9 @@ class KeySetCache:
 
     def _remember_unknown(self, key_id: str, now: float) -> None:
         with self._remembering:
-            self._unknown[key_id] = now + _UNKNOWN_SECONDS
+            # Being asked for again must not make it unknown for longer: a new key of the issuer's is asked for often.
+            if self._unknown.get(key_id, now) <= now:
+                self._unknown[key_id] = now + _UNKNOWN_SECONDS
             self._unknown.move_to_end(key_id)
             while len(self._unknown) > _UNKNOWN_IDS:
                 self._unknown.popitem(last=False)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.urls import resolve
 from msgpack import ExtType, Timestamp, packb
 
 from safedefer.errors import Reason
@@ -70,6 +71,7 @@ HOSTILE = {
 def test_T07_hostile_body_under_a_stolen_key_comes_to_nothing(
     site: Site, body: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    resolve("/_safedefer/")  # Django imports the URLs with the first request.
     wire = site.forge(site.seal(tasks.keep, 1), body=body)
     with WATCH.watching() as seen:
         reply = site.post(wire)
@@ -86,6 +88,7 @@ def test_T07_function_name_is_looked_up_and_never_imported(site: Site) -> None:
     from safedefer.core.names import FunctionName
     from safedefer.core.signing import verify_envelope
 
+    resolve("/_safedefer/")
     wire = site.seal(tasks.note, "x")
     claims = verify_envelope(parse_envelope(wire), site.runtime.ring, site.runtime.deployment).claims
     for name in ("os.system", "subprocess.Popen", "tests.site.shop.tasks.trace", "builtins.eval", "this"):

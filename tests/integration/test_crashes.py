@@ -108,8 +108,8 @@ def test_body_stays_when_the_service_has_not_answered(site: Site) -> None:
 
 
 def test_body_of_a_second_task_of_one_name_is_removed(site: Site) -> None:
-    assert defer(tasks.note, LARGE, _name="once", _countdown=600).created is True
-    assert defer(tasks.note, LARGE, _name="once").created is False
+    assert defer(tasks.note, LARGE, _name="once-large", _countdown=600).created is True
+    assert defer(tasks.note, LARGE, _name="once-large").created is False
     assert overflow_rows() == 2
 
 

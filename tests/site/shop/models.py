@@ -27,3 +27,25 @@ class Trace(models.Model):
     """What a deferred function leaves behind: the proof that it ran."""
 
     text = models.TextField()
+
+
+class LoyalCustomer(Customer):
+    """The same rows under another class."""
+
+    class Meta:
+        proxy = True
+
+
+class Stamped(models.Model):
+    """What several models have in common; has no rows of its own."""
+
+    stamp = models.CharField(max_length=20, default="")
+
+    class Meta:
+        abstract = True
+
+
+class Badge(Stamped):
+    """A row whose primary key is a text."""
+
+    code = models.CharField(primary_key=True, max_length=20)
