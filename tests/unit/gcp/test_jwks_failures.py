@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -207,6 +208,7 @@ def test_child_of_a_fork_in_the_middle_of_a_fetch_fetches_for_itself() -> None:
             inside.append(True)
             child = os.fork()
             if child == 0:
+                signal.alarm(20)  # Ends a child that waits for what nobody will do.
                 code = 1
                 try:
                     code = 0 if cache.find("good") is KEYS["good"] else 2

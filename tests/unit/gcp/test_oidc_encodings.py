@@ -76,7 +76,7 @@ def test_token_that_is_made_here_is_valid() -> None:
 def test_signature_in_another_form_is_refused() -> None:
     head, body, signature = signed(padded(HEADER, 0), padded(CLAIMS, 0)).split(".")
     others = others_of(signature)
-    assert len(others) == 3
+    assert len(others) == 15
     for other in others:
         assert reason_of(f"{head}.{body}.{other}") is Reason.TOKEN_MALFORMED
 
@@ -147,16 +147,14 @@ def test_token_under_another_scheme_is_refused(scheme: str) -> None:
     assert caught.value.reason is Reason.TOKEN_MALFORMED
 
 
-@pytest.mark.parametrize(("length", "accepted"), [(4_096, True), (4_097, False)])
-def test_length_of_the_header_is_bounded(length: int, accepted: bool) -> None:
-    for more in range(4_000):
-        token = signed(padded(HEADER, 0), json.dumps({**CLAIMS, "x": "x" * (2_400 + more)}).encode())
-        if len(f"Bearer {token}") >= length:
-            break
-    exact = f"Bearer {token}"
-    if len(exact) != length:
-        pytest.skip("base64 has no text of this length")
-    if accepted:
-        assert VERIFIER.verify(exact).email == EMAIL
-    else:
-        assert reason_of(token) is Reason.TOKEN_MALFORMED
+def test_length_of_the_header_is_bounded() -> None:
+    lengths: dict[bool, list[int]] = {True: [], False: []}
+    for more in range(2_300, 2_700, 20):
+        token = signed(padded(HEADER, 0), json.dumps({**CLAIMS, "x": "x" * more}).encode())
+        try:
+            VERIFIER.verify(f"Bearer {token}")
+        except TokenError:
+            lengths[False].append(len(f"Bearer {token}"))
+        else:
+            lengths[True].append(len(f"Bearer {token}"))
+    assert 4_060 < max(lengths[True]) <= 4_096 < min(lengths[False])

@@ -1,6 +1,7 @@
 """A value that each process makes for itself."""
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ def in_child(check: Callable[[], bool]) -> bool:
     """Whether something holds in a child of this process."""
     child = os.fork()
     if child == 0:
+        signal.alarm(20)  # Ends a child that waits for what nobody will do.
         code = 1
         try:
             code = 0 if check() else 2
