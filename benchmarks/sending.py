@@ -82,7 +82,17 @@ FLOOR: Final = "floor: create_task of the plain client"
 @contextmanager
 def local_cloud() -> Iterator[dict[str, str]]:
     """The local cloud in a process of its own."""
-    command = [sys.executable, "-m", "safedefer.emulator", "--tasks-port", "0", "--issuer-port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "safedefer.emulator",
+        "--tasks-port",
+        "0",
+        "--issuer-port",
+        "0",
+        "--datastore-port",
+        "0",
+    ]
     process = subprocess.Popen([*command, "--log-level", "ERROR"], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None
     environment = {}

@@ -227,7 +227,7 @@ def first_refusal(shop: Shop, seen: int) -> dict[str, Any] | None:
 
 def local_cloud_command() -> list[str]:
     """The command of the local cloud, on ports that the system chooses."""
-    ports = ["--tasks-port", "0", "--issuer-port", "0"]
+    ports = ["--tasks-port", "0", "--issuer-port", "0", "--datastore-port", "0"]
     return [sys.executable, "-m", "safedefer.emulator", "--log-level", "WARNING", *ports]
 
 

@@ -77,6 +77,8 @@ class Deferrable(Generic[F_co]):
     __name__: str
     __qualname__: str
     __wrapped__: F_co
+    registered: RegisteredFunction
+    task_options: TaskOptions
 
     def __init__(self, function: F_co, registered: RegisteredFunction, options: TaskOptions | None = None) -> None:
         functools.update_wrapper(self, function)

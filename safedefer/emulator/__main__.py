@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with LocalCloud(
             tasks_port=options.tasks_port,
             issuer_port=options.issuer_port,
+            datastore_port=options.datastore_port,
             host=options.host,
             queues=tuple(options.queue or (_DEFAULT_QUEUE,)),
             unsafe_allow_any_host=options.unsafe_allow_any_host,
@@ -49,9 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="safedefer-emulator",
-        description="Run Cloud Tasks and a token issuer on this machine, for development. State is in memory only.",
+        description="Run Cloud Tasks, Datastore and a token issuer on this machine. State is in memory only.",
     )
     parser.add_argument("--tasks-port", type=_port, default=9022, help="port of Cloud Tasks (default 9022; 0: any)")
+    parser.add_argument("--datastore-port", type=_port, default=9023, help="port of Datastore (default 9023; 0: any)")
     parser.add_argument("--issuer-port", type=_port, default=9024, help="port of the issuer (default 9024; 0: any)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default 127.0.0.1)")
     parser.add_argument(

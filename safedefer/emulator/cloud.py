@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from safedefer.emulator.addresses import check_host
 from safedefer.emulator.clock import Clock, SystemClock
 from safedefer.emulator.cloud_tasks.limits import DEFAULT_QUEUE_NAME_MEMORY, DEFAULT_TASK_NAME_MEMORY
 from safedefer.emulator.cloud_tasks.server import CloudTasksServer
 from safedefer.emulator.issuer import IssuerServer
+
+if TYPE_CHECKING:
+    from safedefer.emulator.datastore.server import DatastoreServer
 
 
 class Server(Protocol):
@@ -29,7 +32,9 @@ class Server(Protocol):
 
 
 class LocalCloud:
-    """Cloud Tasks and a token issuer on this machine, for development and for tests.
+    """Cloud Tasks, Datastore and a token issuer on this machine, for development and for tests.
+
+    Datastore is there if google-cloud-datastore is installed, whose messages it speaks.
 
     Nothing is checked as to who calls: whoever reaches the ports may do everything. State is in memory only.
     """
@@ -39,6 +44,7 @@ class LocalCloud:
         *,
         tasks_port: int = 0,
         issuer_port: int = 0,
+        datastore_port: int = 0,
         host: str = "127.0.0.1",
         queues: Sequence[str] = (),
         clock: Clock | None = None,
@@ -51,6 +57,7 @@ class LocalCloud:
         Args:
             tasks_port: The port of Cloud Tasks; 0 lets the system choose.
             issuer_port: The port of the token issuer; 0 lets the system choose.
+            datastore_port: The port of Datastore; 0 lets the system choose.
             host: Where to listen.
             queues: Full names of the queues that exist from the start, with default settings.
             clock: Time for everything; by default the system's.
@@ -74,10 +81,22 @@ class LocalCloud:
             task_name_memory=task_name_memory,
             queue_name_memory=queue_name_memory,
         )
+        self._datastore = _datastore_server(host, datastore_port, clock)
         # In the order of starting: Cloud Tasks needs the issuer from its first dispatch on.
-        self._servers: tuple[Server, ...] = (self.issuer, self.tasks)
+        self._servers: tuple[Server, ...] = tuple(filter(None, (self.issuer, self._datastore, self.tasks)))
         self._running = ExitStack()
         self._was_started = False
+
+    @property
+    def datastore(self) -> "DatastoreServer":
+        """The local Datastore.
+
+        Raises:
+            RuntimeError: google-cloud-datastore is not installed.
+        """
+        if self._datastore is None:
+            raise RuntimeError('The local Datastore needs google-cloud-datastore: pip install "safedefer[datastore]"')
+        return self._datastore
 
     def start(self) -> Self:
         """Start every server. If one cannot start, those before it are stopped again.
@@ -113,3 +132,12 @@ class LocalCloud:
     ) -> None:
         """Stop."""
         self.stop()
+
+
+def _datastore_server(host: str, port: int, clock: Clock) -> "DatastoreServer | None":
+    try:
+        # Installed only with the extra: whoever keeps no records in Datastore does not need it.
+        from safedefer.emulator.datastore.server import DatastoreServer  # noqa: PLC0415
+    except ImportError:
+        return None
+    return DatastoreServer(host=host, port=port, clock=clock)

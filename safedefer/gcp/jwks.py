@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import ip_address
-from typing import Final, cast, final
+from typing import Any, Final, cast, final
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
@@ -253,7 +253,7 @@ class _TimedReader(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # As BufferedReader calls it.
+    def readinto(self, buffer: Any) -> int:  # A memoryview, as BufferedReader calls it.
         left = self._until - time.monotonic()
         if left <= 0:
             raise TimeoutError

@@ -8,18 +8,45 @@ It names classes of safedefer by string and imports none. What it accepts as a p
 """
 
 from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Final
 
-from mypy.plugin import FunctionContext, FunctionSigContext, MethodContext, MethodSigContext, Plugin
+from mypy.plugin import (
+    FunctionContext,
+    FunctionSigContext,
+    MethodContext,
+    MethodSigContext,
+    Plugin,
+    ReportConfigContext,
+)
 from mypy.types import FunctionLike, Type
 
 from safedefer.mypy_plugin.parameters import check_decorated
-from safedefer.mypy_plugin.signatures import function_of, with_options
+from safedefer.mypy_plugin.signatures import called, deferred, with_options
 
-API = "safedefer.api."
+API: Final = "safedefer.api."
+
+
+def _digest() -> str:
+    digest = sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_DIGEST: Final = _digest()
 
 
 class SafedeferPlugin(Plugin):
     """What mypy asks for each function that is called."""
+
+    def report_config_data(self, ctx: ReportConfigContext) -> str:  # noqa: ARG002  # The same for every module.
+        """What mypy keeps with each module in its cache: checked by another version of us, it is checked again.
+
+        mypy itself looks at this file alone, and only for the modules of one run.
+        """
+        return _DIGEST
 
     def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:
         """Calls of `defer` and `adefer`: the deferred function's own parameters, and the options after them."""
@@ -28,10 +55,10 @@ class SafedeferPlugin(Plugin):
         return None
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
-        """Calls of a deferrable itself: mypy alone loses a generic or overloaded function's type here."""
+        """Calls of a deferrable and of its methods: mypy alone loses a generic or overloaded function's type there."""
         if fullname == API + "Deferrable.__call__":
-            return lambda context: function_of(context.type) or context.default_signature
-        return None
+            return called
+        return deferred if fullname in (API + "Deferrable.defer", API + "Deferrable.adefer") else None
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
         """`@deferrable`: the types of the parameters."""

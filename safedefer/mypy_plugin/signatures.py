@@ -1,8 +1,8 @@
-"""The signature of one call of `defer`: the function's own parameters in place of P, then the options."""
+"""The signature of one call: of `defer` the function's own parameters in place of P, then the options."""
 
 from mypy.expandtype import expand_type
 from mypy.nodes import ARG_NAMED_OPT, ARG_STAR2, CallExpr, SymbolTableNode, TypeInfo
-from mypy.plugin import FunctionSigContext
+from mypy.plugin import FunctionSigContext, MethodSigContext
 from mypy.types import (
     CallableType,
     FunctionLike,
@@ -37,6 +37,21 @@ def with_options(context: FunctionSigContext, symbol: SymbolTableNode | None) ->
         return context.default_signature
     options = _items(symbol)
     variants = [_expanded(context, item.with_unpacked_kwargs(), spec, options) for item in target.items]
+    return variants[0] if len(variants) == 1 else Overloaded(variants)
+
+
+def called(context: MethodSigContext) -> FunctionLike:
+    """The signature of a call of a deferrable itself: the function's."""
+    return function_of(context.type) or context.default_signature
+
+
+def deferred(context: MethodSigContext) -> FunctionLike:
+    """The signature of a call of its `defer` or `adefer`: the function's, less what it returns."""
+    target = function_of(context.type)
+    if target is None:
+        return context.default_signature
+    result, name = context.default_signature.ret_type, context.default_signature.name
+    variants = [item.copy_modified(ret_type=result, name=name) for item in target.items]
     return variants[0] if len(variants) == 1 else Overloaded(variants)
 
 

@@ -1,5 +1,7 @@
 """T06: who can write to the store swaps, cuts, grows, removes or cross-links the stored body of a task."""
 
+from typing import Any
+
 import pytest
 
 from safedefer.core.envelope import parse_envelope
@@ -18,10 +20,10 @@ LARGE = "x" * 2_000_000
 def seal_large(site: Site, text: str = LARGE) -> bytes:
     """An envelope whose body is in the store."""
     function = tasks.note.registered
-    call = seal_call(site.runtime, function, function.options, (text,), {})
+    call: Any = seal_call(site.runtime, function, function.options, (text,), {})
     assert call.overflow is not None
     write_overflow(site.runtime.records, call.claims, call.overflow)
-    return bytes(call.task.task.http_request.body)  # type: ignore[attr-defined]
+    return bytes(call.task.task.http_request.body)
 
 
 def chunks() -> list[StoredRecord]:

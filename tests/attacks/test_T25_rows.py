@@ -1,5 +1,7 @@
 """T25: the row that a reference names is gone, was replaced, or lives where the caller did not mean."""
 
+from typing import Any
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -15,9 +17,9 @@ from tests.support.site import Site
     [(tasks.greet, 204), (tasks.greet_or_wait, 409), (tasks.greet_or_fail, 422)],
     ids=["drop", "retry", "fail"],
 )
-def test_T25_row_that_is_gone_is_dropped_retried_or_refused(site: Site, function: object, status: int) -> None:
+def test_T25_row_that_is_gone_is_dropped_retried_or_refused(site: Site, function: Any, status: int) -> None:
     customer = Customer.objects.create(name="Ann")
-    wire = site.seal(function, customer)  # type: ignore[arg-type]
+    wire = site.seal(function, customer)
     Customer.objects.all().delete()
     reply = site.post(wire)
     assert reply.status == status

@@ -11,18 +11,25 @@ from django.db import connections
 from safedefer.core.ports import RecordStore
 from safedefer.core.records import MAX_RECORD_BYTES, Change, Delete, Put, RecordKey, RecordKind
 from safedefer.django.records import OrmRecords
+from safedefer.emulator import LocalCloud
 from safedefer.errors import RecordConflictError
+from safedefer.gcp.datastore import DatastoreRecords, DatastoreTarget
 from safedefer.testing.fakes import MemoryRecords
 
 T = TypeVar("T")
 EXPIRES = 2_000_000_000
-STORES = ["memory", "sqlite", "postgres"]
+STORES = ["memory", "sqlite", "postgres", "datastore"]
 
 
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest) -> Iterator[RecordStore]:
     if request.param == "memory":
         yield MemoryRecords()
+        return
+    if request.param == "datastore":
+        cloud: LocalCloud = request.getfixturevalue("local_cloud")
+        cloud.datastore.reset()
+        yield DatastoreRecords(DatastoreTarget(project="local", emulator_host=cloud.datastore.address))
         return
     request.getfixturevalue("transactional_db")
     yield OrmRecords("default" if request.param == "sqlite" else "postgres")

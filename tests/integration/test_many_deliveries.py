@@ -39,14 +39,16 @@ def worker_environment(site: Site, alias: str, store: dict[str, Any]) -> dict[st
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
-@pytest.mark.parametrize("alias", ["default", "postgres"], ids=["sqlite", "postgres"])
-def test_each_task_runs_once_however_often_it_is_delivered(site: Site, alias: str) -> None:
+@pytest.mark.parametrize(
+    ("alias", "store"), [("default", "orm"), ("postgres", "orm"), ("postgres", "datastore")], ids=lambda value: value
+)
+def test_each_task_runs_once_however_often_it_is_delivered(site: Site, alias: str, store: str) -> None:
     texts = [f"task {number}" for number in range(TASKS)]
     envelopes = [base64.b64encode(site.seal(tasks.note, text)).decode() for text in texts]
     order = [index % TASKS for index in range(DELIVERIES)]
     random.Random(20_261_123).shuffle(order)
     share = DELIVERIES // PROCESSES
-    environment = worker_environment(site, alias, {"STORE": "orm"})
+    environment = worker_environment(site, alias, {"STORE": store})
 
     def work(number: int) -> Counter[str]:
         job = {
@@ -57,7 +59,7 @@ def test_each_task_runs_once_however_often_it_is_delivered(site: Site, alias: st
         }
         command = [sys.executable, "-W", "error", "-m", "tests.support.worker"]
         done = subprocess.run(
-            command, env=environment, input=json.dumps(job), capture_output=True, text=True, check=False
+            command, env=environment, input=json.dumps(job), capture_output=True, text=True, check=False, timeout=120
         )
         assert done.returncode == 0, done.stderr
         return Counter(json.loads(done.stdout))

@@ -4,11 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+WAIT_SECONDS = 30
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 TASKS, CALLS, WIRING = BLOCKS[0], BLOCKS[1], BLOCKS[2]
 APP_SETTING, URL_SETTING = re.findall(r"^(?:INSTALLED_APPS|urlpatterns) \+= .*$", WIRING, re.MULTILINE)
@@ -63,7 +65,13 @@ def started(project: Path, *arguments: str, **environment: str) -> subprocess.Po
 
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    # Whoever says nothing for that long is ended, so that the line is empty and the test fails.
+    watch = threading.Timer(WAIT_SECONDS, process.kill)
+    watch.start()
+    try:
+        return process.stdout.readline().strip()
+    finally:
+        watch.cancel()
 
 
 def ended(process: subprocess.Popen[str]) -> None:
@@ -82,9 +90,11 @@ def test_readme_example_runs_its_calls(project: Path) -> None:
     # The one thing added: ports that the system chose, where the documentation has fixed ones.
     with (project / "mysite/settings.py").open("a") as settings:
         settings.write('import os\nSAFEDEFER = {"HANDLER_URL": os.environ["SITE_HANDLER_URL"]}\n')
-    cloud = started(project, "-m", "safedefer.emulator", "--tasks-port", "0", "--issuer-port", "0")
+    cloud = started(
+        project, "-m", "safedefer.emulator", "--tasks-port", "0", "--issuer-port", "0", "--datastore-port", "0"
+    )
     try:
-        said = [line_of(cloud) for _ in range(2)]
+        said = [line_of(cloud) for _ in range(3)]
         exports = dict(line.removeprefix("export ").split("=", 1) for line in said)
         site = started(
             project,

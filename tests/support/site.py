@@ -6,7 +6,10 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+import grpc
 from django.conf import settings as django_settings
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer.api import Deferrable
 from safedefer.core.audit import Action, AuditEvent
@@ -51,6 +54,14 @@ class Site:
     def run_tasks(self) -> None:
         """Wait until nothing is due and nothing is being dispatched."""
         assert self.cloud.tasks.wait_idle(WAIT_SECONDS), "the local cloud did not become idle"
+
+    def tasks(self) -> list[Any]:
+        """The tasks that wait in the queue `default`, bodies included."""
+        with grpc.insecure_channel(self.cloud.tasks.address) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            parent = f"projects/local/locations/local1/queues/{QUEUE}"
+            request = {"parent": parent, "response_view": tasks_v2.Task.View.FULL}
+            return list(client.list_tasks(request=request))
 
     def traces(self) -> list[str]:
         """What deferred functions left behind."""

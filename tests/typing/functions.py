@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TypedDict, TypeVar, Unpack, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from safedefer import deferrable
+from safedefer import Serializable, deferrable
 from tests.site.shop.models import Customer
 
 T = TypeVar("T", bound=int | str)
@@ -77,6 +77,15 @@ def _over(x: int | str, y: int = 0) -> int | str:
 
 
 over = deferrable(_over)
+
+
+# A second deferrable of the same signature, and one that takes whatever can travel.
+@deferrable(ledger=False)
+async def acoro2(a: int) -> None: ...
+
+
+@deferrable
+def anything(value: Serializable, *, rest: Any = None) -> None: ...
 
 
 class Svc:

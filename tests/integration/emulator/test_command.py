@@ -16,19 +16,18 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from safedefer.emulator.__main__ import main
 from tests.integration.emulator.targets import Target
 
-ANY_PORTS = ("--tasks-port", "0", "--issuer-port", "0")
+ANY_PORTS = ("--tasks-port", "0", "--issuer-port", "0", "--datastore-port", "0")
 
 
 @contextlib.contextmanager
 def running(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "safedefer.emulator", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        with process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
             yield process
+        finally:
+            # Before the block waits for its end, also where a test has failed.
             process.kill()
-    finally:
-        process.kill()
 
 
 def exported(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -47,7 +46,11 @@ def exported(process: subprocess.Popen[str]) -> dict[str, str]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_the_command_with_exit_0(number: signal.Signals) -> None:
     with running(*ANY_PORTS) as process:
-        assert set(exported(process)) == {"CLOUD_TASKS_EMULATOR_HOST", "SAFEDEFER_LOCAL_ISSUER"}
+        assert set(exported(process)) == {
+            "CLOUD_TASKS_EMULATOR_HOST",
+            "DATASTORE_EMULATOR_HOST",
+            "SAFEDEFER_LOCAL_ISSUER",
+        }
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 0
@@ -76,7 +79,7 @@ def test_command_dispatches_and_logs_one_line_without_secrets(target: Target) ->
     assert rest == ""
 
 
-@pytest.mark.parametrize("option", ["--tasks-port", "--issuer-port"])
+@pytest.mark.parametrize("option", ["--tasks-port", "--issuer-port", "--datastore-port"])
 def test_taken_port_is_one_line_and_exit_1(option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         port = occupant.getsockname()[1]

@@ -13,7 +13,7 @@ from safedefer.core.wire import pack, unpack
 from safedefer.errors import ClaimsError, Reason
 from tests.support.builders import NOW, POLICY, make_audience, make_claims
 
-TREE: list[Any] = unpack(dump_claims(make_claims()))  # type: ignore[assignment]
+TREE: Any = unpack(dump_claims(make_claims()))
 DAY = 86_400
 
 

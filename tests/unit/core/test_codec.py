@@ -100,6 +100,7 @@ class Odd(tzinfo):
         return "odd"
 
 
+UNCHECKED_MONEY: Any = Money
 ODD = datetime(2026, 1, 1, tzinfo=Odd())
 
 
@@ -233,8 +234,9 @@ def test_moments_keep_their_zone_and_fold() -> None:
     values = (late, date(2026, 1, 2), time(1, 2, 3, 4), timedelta(-1, 5, 6), Decimal("1E+5"), UUID(int=5))
     arguments = round_trip(moments, *values)
     assert all(map(same, arguments.args, values))
-    assert arguments.args[0].fold == 1  # type: ignore[attr-defined]
-    assert str(arguments.args[0].tzinfo) == "Europe/Vienna"  # type: ignore[attr-defined]
+    back: Any = arguments.args[0]
+    assert back.fold == 1
+    assert str(back.tzinfo) == "Europe/Vienna"
 
 
 def test_alias_of_an_enum_member_is_the_member() -> None:
@@ -272,7 +274,7 @@ def test_rows_travel_as_references_each_asked_for_once() -> None:
         (lambda: (anything, (range(3),), {}), "args[0]"),
         (lambda: (anything, (print,), {}), "args[0]"),
         (lambda: (anything, (Exception,), {}), "args[0]"),
-        (lambda: (everything, (1,), {"d": {"x": Money(1)}}), 'kwargs["d"]'),  # type: ignore[arg-type]
+        (lambda: (everything, (1,), {"d": {"x": UNCHECKED_MONEY(1)}}), 'kwargs["d"]'),
         (lambda: (everything, ("1",), {}), "args[0]"),
         (lambda: (everything, (1.0,), {}), "args[0]"),
         (lambda: (everything, (1, 2), {}), "args[1]"),
@@ -350,7 +352,7 @@ def test_value_that_contains_itself_is_refused() -> None:
 def test_number_of_values_is_bounded_alike_on_both_sides() -> None:
     with pytest.raises(UnencodableArgumentError, match="values"):
         round_trip(anything, [1] * (MAX_NODES + 1))
-    assert len(round_trip(anything, [1] * 100_000).args[0]) == 100_000  # type: ignore[arg-type]
+    assert round_trip(anything, [1] * 100_000).args[0] == [1] * 100_000
 
 
 @pytest.mark.parametrize(

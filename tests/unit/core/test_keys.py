@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safedefer.core.keys import KeyRing, KeyState, Secret, check_secret, destroyed_key, parse_secret
+from safedefer.core.keys import Key, KeyRing, KeyState, Secret, check_secret, destroyed_key, parse_secret
 from safedefer.core.names import KeyId
 from safedefer.errors import ConfigurationError, Reason, SignatureError
 from tests.support.builders import OTHER_SECRET, SECRET, make_key
@@ -58,9 +58,9 @@ def test_derivation_is_the_documented_one() -> None:
     ],
     ids=["none", "no primary", "two primaries", "one secret twice", "one name twice"],
 )
-def test_ring_that_is_ambiguous_is_refused(keys: list[object]) -> None:
+def test_ring_that_is_ambiguous_is_refused(keys: list[Key]) -> None:
     with pytest.raises(ConfigurationError):
-        KeyRing(keys)  # type: ignore[arg-type]
+        KeyRing(keys)
 
 
 @pytest.mark.parametrize("state", [KeyState.DISABLED, KeyState.DESTROYED])

@@ -140,8 +140,8 @@ class Between(grpc.GenericRpcHandler):
         self.calls = 0
         self.port = 0
 
-    def service(self, details: grpc.HandlerCallDetails) -> Any:
-        assert details.method == CREATE
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        assert handler_call_details.method == CREATE
         return grpc.unary_unary_rpc_method_handler(self._answer)
 
     def _answer(self, request: bytes, context: grpc.ServicerContext) -> bytes:
