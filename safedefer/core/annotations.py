@@ -93,7 +93,10 @@ def compile_annotation(annotation: object) -> Shape:
         AnnotationError: A part of it cannot travel.
         NameError: A dataclass names a type that is not defined yet.
     """
-    return _Compiler().compile(annotation)
+    try:
+        return _Compiler().compile(annotation)
+    except RecursionError:
+        raise AnnotationError("a type that contains itself cannot travel, unless it is a dataclass") from None
 
 
 def compile_keywords(annotation: object) -> TypedDictShape | None:
@@ -145,11 +148,13 @@ class _Compiler:
 
     def _generic(self, annotation: object) -> Shape:
         origin, arguments = get_origin(annotation), get_args(annotation)
+        if not arguments and origin in _SIMPLE:
+            return _SIMPLE[origin]  # typing.List without what it is a list of.
         if origin is Union or origin is types.UnionType:
             return self._union(arguments)
         if origin is Literal:
             return _literal(arguments)
-        if origin in (Annotated, Required, NotRequired, typing.Final, Unpack):
+        if origin in (Annotated, Required, NotRequired, typing.Final):
             return self.compile(arguments[0])
         if origin is tuple:
             return self._tuple(arguments)

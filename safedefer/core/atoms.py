@@ -6,7 +6,7 @@ Each has one payload, and a payload is accepted only if its value has that paylo
 import uuid
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from functools import cache
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
@@ -17,6 +17,8 @@ from safedefer.core.wire import ExtCode, WireError, pack, unpack
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _INT64: Final = range(-(1 << 63), 1 << 64)
+_DECIMAL_TEXT: Final = Context(capitals=1)
+"""`str` would ask the calling thread's context whether to write `E` or `e`."""
 
 
 def _dump_int(value: int) -> bytes:
@@ -102,7 +104,7 @@ def _load_timedelta(data: bytes) -> timedelta:
 
 
 def _dump_decimal(value: Decimal) -> bytes:
-    return str(value).encode("ascii")
+    return _DECIMAL_TEXT.to_sci_string(value).encode("ascii")
 
 
 def _load_decimal(data: bytes) -> Decimal:

@@ -4,9 +4,10 @@ Encoding is directed by the values, which `Parameters.check_call` has held again
 annotations. A body comes in as `VerifiedBody`, so that nothing unsigned is ever parsed here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import NamedTuple, final
 
 from msgpack import ExtType
@@ -16,7 +17,7 @@ from safedefer.core.limits import MAX_NODES
 from safedefer.core.parameters import Parameters
 from safedefer.core.ports import ReferenceResolver
 from safedefer.core.references import ModelReference, is_model_class
-from safedefer.core.shapes import Reader, ShapeError
+from safedefer.core.shapes import ANY, Reader, ShapeError, key_path
 from safedefer.core.signing import VerifiedBody
 from safedefer.core.wire import ExtCode, WireError, pack, pack_array, unpack
 from safedefer.errors import ArgumentsRefusedError, Reason, UnencodableArgumentError
@@ -28,6 +29,9 @@ class Arguments(NamedTuple):
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
+
+    def __repr__(self) -> str:
+        return f"<Arguments: {len(self.args)} by position, {len(self.kwargs)} by name>"
 
 
 @final
@@ -53,6 +57,8 @@ def encode_arguments(
     except _CannotEncodeError as error:
         path = _find(error.value, args, kwargs)
         raise UnencodableArgumentError(path, str(error)) from error.__cause__
+    except UnicodeEncodeError as error:
+        raise UnencodableArgumentError(_find(error.object, args, kwargs), "a text with half a surrogate pair") from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UnencodableArgumentError("args", f"cannot be encoded ({type(error).__name__})") from None
     # A body has no more values than bytes, so that only a large one needs counting.
@@ -77,13 +83,17 @@ class _Encoder:
             raise _CannotEncodeError(value, str(error)) from None
         if atom is not None:
             return atom
+        # Before the containers: a member may be one of those, too.
+        if isinstance(value, Enum):
+            return ExtType(ExtCode.ENUM, pack([type(value).__name__, value._name_]))
         if isinstance(value, tuple):
             return ExtType(ExtCode.TUPLE, pack(list(value), self.encode))
         if isinstance(value, set | frozenset):
             code = ExtCode.SET if isinstance(value, set) else ExtCode.FROZENSET
-            return ExtType(code, pack_array(sorted(pack(item, self.encode) for item in value)))
-        if isinstance(value, Enum):
-            return ExtType(ExtCode.ENUM, pack([type(value).__name__, value.name]))
+            parts = sorted(pack(item, self.encode) for item in value)
+            if any(left == right for left, right in pairwise(parts)):
+                raise _CannotEncodeError(value, "a set with two values that are alike once they travel")
+            return ExtType(code, pack_array(parts))
         if is_model_class(type(value)):
             return self._encode_model(value)
         if is_dataclass(value):
@@ -96,6 +106,8 @@ class _Encoder:
             reference = self._resolver.reference(value)
         except ValueError as error:
             raise _CannotEncodeError(value, str(error)) from error
+        if not ANY.fits(reference.key, 1) or not isinstance(reference.key, Hashable):
+            raise _CannotEncodeError(value, f"a primary key of type {type(reference.key).__qualname__} cannot travel")
         return ExtType(ExtCode.MODEL, pack([reference.label, reference.using, reference.key], self.encode))
 
 
@@ -108,20 +120,23 @@ def _check_bounds(parameters: Parameters, body: bytes, resolver: ReferenceResolv
 
 def _find(target: object, args: tuple[object, ...], kwargs: Mapping[str, object]) -> str:
     """The path of an object inside the arguments."""
-    todo: list[tuple[str, object]] = [(f'kwargs["{name}"]', value) for name, value in kwargs.items()]
+    todo: list[tuple[str, object]] = [(key_path("kwargs", name), value) for name, value in kwargs.items()]
     todo += [(f"args[{index}]", value) for index, value in enumerate(args)]
     while todo:
         path, value = todo.pop()
         if value is target:
             return path
         if isinstance(value, dict):
-            todo += [(f'{path}["{key}"]', part) for key, part in value.items()]
+            if any(key is target for key in value):
+                return path
+            todo += [(key_path(path, key), part) for key, part in value.items()]
         elif isinstance(value, list | tuple):
             todo += [(f"{path}[{index}]", part) for index, part in enumerate(value)]
         elif isinstance(value, set | frozenset):
             todo += [(f"{path}{{item}}", part) for part in value]
         elif is_dataclass(value) and not isinstance(value, type):
-            todo += [(f"{path}.{item.name}", getattr(value, item.name, None)) for item in fields(value)]
+            # What does not travel is left out: it may lead back to where we are.
+            todo += [(f"{path}.{item.name}", getattr(value, item.name, None)) for item in fields(value) if item.init]
     return "args"
 
 

@@ -115,4 +115,4 @@ def _match(pattern: re.Pattern[str], value: object, kind: str, expected: str) ->
     if pattern.fullmatch(value) is None:
         # The value itself stays out of the message: it may come from a request, and it may be long.
         raise InvalidNameError(f"{kind}: expected {expected}")
-    return value
+    return str.__str__(value)  # A plain str, of a member of a StrEnum as well: nothing else can be signed.

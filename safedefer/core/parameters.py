@@ -190,6 +190,8 @@ def _read_parameter(parameter: inspect.Parameter, annotation: object) -> list[Pa
     if kind == "**":
         keywords = compile_keywords(annotation)
         if keywords is not None:
+            if any(name.startswith("_") for name in keywords.fields):
+                raise AnnotationError("a key that starts with an underscore; such names are for the options of defer()")
             return [Parameter(n, "keyword", shape, n in keywords.required) for n, shape in keywords.fields.items()]
     required = parameter.default is parameter.empty and kind not in ("*", "**")
     return [Parameter(parameter.name, kind, compile_annotation(annotation), required)]

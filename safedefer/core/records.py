@@ -28,7 +28,7 @@ class RecordKey(NamedTuple):
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Record:
     """One record as it was read.
 
@@ -44,9 +44,12 @@ class Record:
     data: bytes
     expires_at: int
 
+    def __repr__(self) -> str:
+        return f"<Record {self.key.kind} {self.key.id} version {self.version} of {len(self.data)} bytes>"
+
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Put:
     """Write a record.
 
@@ -63,6 +66,9 @@ class Put:
     def version(self) -> int:
         """The version that the record has afterwards."""
         return 1 if self.expected is None else self.expected + 1
+
+    def __repr__(self) -> str:
+        return f"<Put {self.key.kind} {self.key.id} version {self.version} of {len(self.data)} bytes>"
 
 
 @final

@@ -1,6 +1,6 @@
 """Rows as arguments: which row a value stands for, never the row itself."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeGuard
 
 
@@ -16,7 +16,7 @@ class ModelReference:
 
     label: str
     using: str
-    key: object
+    key: object = field(repr=False)  # An argument, which no log may show.
 
 
 def is_model_class(annotation: object) -> TypeGuard[type]:

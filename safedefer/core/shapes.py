@@ -5,6 +5,7 @@ A shape checks values in `defer` (`fits`, and `explain` for the message) and dir
 `safedefer.core.annotations` makes shapes from annotations, `safedefer.core.codec` uses them.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
@@ -21,6 +22,9 @@ from safedefer.core.wire import ExtCode, WireError, pack, unpack
 
 _NO_TYPES: Final[frozenset[type]] = frozenset()
 _STR_ONLY: Final[frozenset[type]] = frozenset({str})
+_MAX_IN_VAIN: Final = 4 * MAX_NODES
+"""Options of unions inside of unions could otherwise be tried without end."""
+_MAX_KEY_TEXT: Final = 40
 
 
 class Misfit(NamedTuple):
@@ -44,7 +48,7 @@ class Reader:
         rows: The rows found, or None for the first pass, which checks and collects and builds no object.
     """
 
-    __slots__ = ("_nodes", "allows", "references", "rows")
+    __slots__ = ("_in_vain", "_nodes", "allows", "references", "rows")
 
     def __init__(
         self, allows: Callable[[str, type], bool], rows: Mapping[ModelReference, object] | None = None
@@ -53,6 +57,23 @@ class Reader:
         self.rows = rows
         self.references: dict[ModelReference, None] = {}
         self._nodes = 0
+        self._in_vain = 0
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes have been counted."""
+        return self._nodes
+
+    def step_back(self, nodes: int) -> None:
+        """Take back what was counted since, in an option of a union that did not fit.
+
+        Raises:
+            WireError: So much has been read in vain that the body was made for it.
+        """
+        self._in_vain += self._nodes - nodes
+        self._nodes = nodes
+        if self._in_vain > _MAX_IN_VAIN:
+            raise WireError("too many values that fit no option of a union", limit=True)
 
     def enter(self, depth: int, count: int = 1) -> None:
         """Count nodes and check the depth they stand at.
@@ -165,9 +186,10 @@ class LiteralShape(Shape):
 
     def decode(self, node: object, reader: Reader, depth: int) -> object:
         reader.enter(depth)
-        if (type(node), node) not in self.values:
+        value = load_atom(node.code, node.data) if isinstance(node, ExtType) and node.code == ExtCode.BIG_INT else node
+        if (type(value), value) not in self.values:
             raise ShapeError
-        return node
+        return value
 
 
 _ANY_PLAIN: Final[frozenset[type]] = frozenset({type(None), bool, int, str, bytes})
@@ -292,7 +314,8 @@ class TupleShape(Shape):
         )
 
     def explain(self, value: object, path: str, depth: int) -> Misfit:
-        if isinstance(value, tuple) and type(value) is tuple and (self.variadic or len(value) == len(self.items)):
+        fits = isinstance(value, tuple) and type(value) is tuple and (self.variadic or len(value) == len(self.items))
+        if fits and isinstance(value, tuple) and depth <= MAX_DEPTH:
             return _explain_items(value, self._at, path, depth)
         return super().explain(value, path, depth)
 
@@ -333,7 +356,7 @@ class NamedTupleShape(Shape):
         )
 
     def explain(self, value: object, path: str, depth: int) -> Misfit:
-        if type(value) is self.cls and isinstance(value, tuple):
+        if type(value) is self.cls and isinstance(value, tuple) and depth <= MAX_DEPTH:
             shapes = list(self.fields.values())
             return _explain_items(value, lambda index: shapes[index], path, depth)
         return super().explain(value, path, depth)
@@ -344,7 +367,13 @@ class NamedTupleShape(Shape):
         if len(parts) != len(self.fields):
             raise ShapeError
         shapes = zip(self.fields.values(), parts, strict=True)
-        return self.make(*[shape.decode(part, reader, depth + 1) for shape, part in shapes])
+        values = [shape.decode(part, reader, depth + 1) for shape, part in shapes]
+        if reader.rows is None:
+            return None
+        try:
+            return self.make(*values)
+        except Exception:  # noqa: BLE001  # A `__new__` of the class's own may raise anything; it means no.
+            raise ShapeError from None
 
     def children(self) -> Iterator[Shape]:
         return iter(self.fields.values())
@@ -373,7 +402,7 @@ class SetShape(Shape):
         )
 
     def explain(self, value: object, path: str, depth: int) -> Misfit:
-        if isinstance(value, set | frozenset) and type(value) is self.cls:
+        if isinstance(value, set | frozenset) and type(value) is self.cls and depth <= MAX_DEPTH:
             return _explain_items(value, lambda _: self.item, path, depth)
         return super().explain(value, path, depth)
 
@@ -383,10 +412,11 @@ class SetShape(Shape):
         encoded = [pack(part) for part in parts]
         if any(left >= right for left, right in pairwise(encoded)):
             raise WireError("a set out of order")
+        values = _decode_items(parts, self.item, reader, depth)
         try:
-            result = self.cls(_decode_items(parts, self.item, reader, depth))
-        except TypeError:
-            raise WireError("a set with an unhashable value") from None
+            result = self.cls(values)
+        except Exception:  # noqa: BLE001  # A `__hash__` or `__eq__` of a class's own may raise anything.
+            raise WireError("a set with a value that cannot be hashed") from None
         if len(result) != len(parts) and reader.rows is not None:
             raise WireError("a set with equal values")
         return result
@@ -457,12 +487,13 @@ class TypedDictShape(Shape):
             isinstance(value, dict)
             and type(value) is dict
             and depth <= MAX_DEPTH
+            and _STR_ONLY.issuperset(map(type, value))
             and self._has_right_keys(value)
             and all(self.fields[key].fits(part, depth + 1) for key, part in value.items())
         )
 
     def explain(self, value: object, path: str, depth: int) -> Misfit:
-        if isinstance(value, dict) and type(value) is dict:
+        if isinstance(value, dict) and type(value) is dict and depth <= MAX_DEPTH:
             if not self._has_right_keys(value):
                 return Misfit(path, f"expected the keys of {self.name}")
             return _explain_dict(value, self.fields.__getitem__, path, depth)
@@ -495,12 +526,18 @@ class UnionShape(Shape):
     def fits(self, value: object, depth: int) -> bool:
         return any(option.fits(value, depth) for option in self.options)
 
+    def explain(self, value: object, path: str, depth: int) -> Misfit:
+        # `list[int] | None`: if one option alone has a fault inside of the value, that is where to look.
+        inside = [misfit for option in self.options if (misfit := option.explain(value, path, depth)).path != path]
+        return inside[0] if len(inside) == 1 else super().explain(value, path, depth)
+
     def decode(self, node: object, reader: Reader, depth: int) -> object:
+        nodes = reader.nodes
         for option in self.options:
             try:
                 return option.decode(node, reader, depth)
             except ShapeError:
-                continue
+                reader.step_back(nodes)
         raise ShapeError
 
     def children(self) -> Iterator[Shape]:
@@ -520,7 +557,7 @@ class EnumShape(Shape):
         return f"enum {self.cls.__name__}"
 
     def fits(self, value: object, depth: int) -> bool:
-        return isinstance(value, self.cls) and depth <= MAX_DEPTH
+        return type(value) is self.cls and depth <= MAX_DEPTH
 
     def decode(self, node: object, reader: Reader, depth: int) -> object:
         reader.enter(depth)
@@ -528,7 +565,7 @@ class EnumShape(Shape):
         if name != self.cls.__name__ or not isinstance(member_name, str):
             raise ShapeError
         member = self.cls.__members__.get(member_name)
-        if member is None or member.name != member_name:
+        if member is None or member._name_ != member_name:  # An alias is not the name that the member travels by.
             raise ShapeError
         return member
 
@@ -598,7 +635,7 @@ class ModelShape(Shape):
         label, using, key_node = _ext_list(node, ExtCode.MODEL, length=3)
         if not isinstance(label, str) or not isinstance(using, str) or not reader.allows(label, self.cls):
             raise ShapeError
-        key = ANY.decode(key_node, reader, depth + 1)
+        key = ANY.decode(key_node, reader, 1)  # A value of its own: where the row stands does not count.
         reference = ModelReference(label=label, using=using, key=key)
         if reader.rows is None:
             try:
@@ -625,6 +662,11 @@ _ANY_EXT: Final[Mapping[int, Shape]] = {
     **dict.fromkeys(ATOM_CODES, _ATOM),
 }
 _ANY_CONTAINERS: Final[frozenset[type]] = frozenset({list, tuple, set, frozenset})
+
+
+def key_path(path: str, key: str) -> str:
+    """The path of a dict's value, with a bound on how much of the key it shows."""
+    return f"{path}[{json.dumps(key if len(key) <= _MAX_KEY_TEXT else key[:_MAX_KEY_TEXT] + '...')}]"
 
 
 def walk(shape: Shape) -> Iterator[Shape]:
@@ -690,5 +732,5 @@ def _explain_dict(parts: dict[object, object], shape_at: Callable[[str], Shape],
             return Misfit(path, f"a dict key of type {type(key).__qualname__}; keys are str")
         shape = shape_at(key)
         if not shape.fits(part, depth + 1):
-            return shape.explain(part, f'{path}["{key}"]', depth + 1)
+            return shape.explain(part, key_path(path, key), depth + 1)
     return Misfit(path, "changed while it was looked at")

@@ -79,12 +79,15 @@ def unpack(data: bytes) -> object:
     """
     size = len(data)
     most = min(MAX_NODES, size)
+    # Every value takes a byte, so that only a long text can hold too many.
+    counter = _Counter() if size > MAX_NODES else None
     try:
         tree = msgpack.unpackb(
             data,
             strict_map_key=True,
             timestamp=3,  # A msgpack timestamp becomes a datetime, which `pack` below refuses.
-            object_pairs_hook=_unique_keys,
+            object_pairs_hook=_unique_keys if counter is None else counter.count_map,
+            list_hook=None if counter is None else counter.count_list,
             max_str_len=size,
             max_bin_len=size,
             max_ext_len=size,
@@ -103,6 +106,31 @@ def unpack(data: bytes) -> object:
     if again != data:
         raise WireError("not the shortest encoding")
     return tree
+
+
+@final
+class _Counter:
+    """Counts containers and their parts while they are built, so that a bomb of empty ones is stopped early."""
+
+    __slots__ = ("_containers", "_parts")
+
+    def __init__(self) -> None:
+        self._containers = 0
+        self._parts = 0
+
+    def count_list(self, items: list[object]) -> list[object]:
+        self._count(len(items))
+        return items
+
+    def count_map(self, pairs: list[tuple[object, object]]) -> dict[str, object]:
+        self._count(2 * len(pairs))
+        return _unique_keys(pairs)
+
+    def _count(self, parts: int) -> None:
+        self._containers += 1
+        self._parts += parts
+        if self._containers > MAX_NODES or self._parts > MAX_NODES:
+            raise WireError("too many values", limit=True)
 
 
 def _unique_keys(pairs: list[tuple[object, object]]) -> dict[str, object]:

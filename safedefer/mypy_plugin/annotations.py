@@ -87,7 +87,8 @@ class _Reader:
             case TupleType() as row:
                 return self._tuple(row)
             case UnpackType(type=packed):
-                return self.accepts(packed)
+                # Of keywords; an unpacked tuple has no fixed places.
+                return isinstance(get_proper_type(packed), TypedDictType) and self.accepts(packed)
             case TypeVarType() as variable:
                 # Without a bound it is `object`, which cannot travel.
                 return self.accepts(erase_to_union_or_bound(variable))

@@ -35,6 +35,7 @@ def test_environment_names_the_ports_that_the_system_chose(cloud: LocalCloud) ->
     assert cloud.tasks.port > 0
     assert cloud.issuer.port > 0
     assert cloud.environment() == {
+        "DATASTORE_EMULATOR_HOST": cloud.datastore.address,
         "CLOUD_TASKS_EMULATOR_HOST": f"127.0.0.1:{cloud.tasks.port}",
         "SAFEDEFER_LOCAL_ISSUER": f"http://127.0.0.1:{cloud.issuer.port}",
     }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass
 from datetime import datetime
 from enum import Enum, Flag
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack
 
 import pytest
 
@@ -89,6 +90,14 @@ class WithObject:
     a: object
 
 
+class Recursive(NamedTuple):
+    inner: Recursive | None
+
+
+class WithOption(TypedDict):
+    _queue: str
+
+
 class FakeModel:
     class _meta:  # noqa: N801  # As Django spells it.
         label_lower = "fake.model"
@@ -152,6 +161,9 @@ def annotated(annotation: object) -> Callable[..., None]:
         Exception,
         memoryview,
         complex,
+        Recursive,
+        tuple[int, Unpack[tuple[str, ...]]],
+        Unpack[tuple[int, str]],
     ],
     ids=str,
 )
@@ -160,11 +172,24 @@ def test_parameter_that_cannot_travel_is_named(annotation: object) -> None:
         RegisteredFunction(annotated(annotation))
 
 
+BARE = [getattr(typing, name) for name in ("List", "Dict", "Set", "FrozenSet", "Tuple", "Sequence", "Mapping")]
+
+
 @pytest.mark.parametrize(
-    "annotation", [int, None, list, dict, Color, Annotated[int, "metres"], Annotated[int, []], datetime | None], ids=str
+    "annotation",
+    [int, None, list, dict, Color, Annotated[int, "metres"], Annotated[int, []], datetime | None, *BARE],
+    ids=str,
 )
 def test_parameter_that_can_travel_is_accepted(annotation: object) -> None:
     assert RegisteredFunction(annotated(annotation)).parameters.all[0].name == "a"
+
+
+def with_option(**more: Unpack[WithOption]) -> None: ...
+
+
+def test_keyword_that_would_be_an_option_is_refused() -> None:
+    with pytest.raises(InvalidFunctionError, match="underscore"):
+        RegisteredFunction(with_option)
 
 
 def test_queryset_is_refused_with_advice() -> None:
