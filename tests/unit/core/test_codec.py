@@ -274,7 +274,7 @@ def test_rows_travel_as_references_each_asked_for_once() -> None:
         (lambda: (anything, (range(3),), {}), "args[0]"),
         (lambda: (anything, (print,), {}), "args[0]"),
         (lambda: (anything, (Exception,), {}), "args[0]"),
-        (lambda: (everything, (1,), {"d": {"x": UNCHECKED_MONEY(1)}}), 'kwargs["d"]'),
+        (lambda: (everything, (1,), {"d": {"x": UNCHECKED_MONEY(1)}}), 'kwargs["d"]["x"].amount'),
         (lambda: (everything, ("1",), {}), "args[0]"),
         (lambda: (everything, (1.0,), {}), "args[0]"),
         (lambda: (everything, (1, 2), {}), "args[1]"),
