@@ -97,8 +97,8 @@ class _Encoder:
         if is_model_class(type(value)):
             return self._encode_model(value)
         if is_dataclass(value):
-            parts = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
-            return ExtType(ExtCode.DATACLASS, pack([type(value).__name__, parts], self.encode))
+            named = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
+            return ExtType(ExtCode.DATACLASS, pack([type(value).__name__, named], self.encode))
         raise _CannotEncodeError(value, f"a {type(value).__qualname__} cannot travel")
 
     def _encode_model(self, value: object) -> ExtType:
