@@ -44,3 +44,6 @@ USE_TZ = True
 TIME_ZONE = "Europe/Vienna"
 ALLOWED_HOSTS = ["*"]
 SAFEDEFER: dict[str, object] = {}
+
+# Django 6.1 wants to be told where mail goes; earlier versions do not look at this.
+MAILERS = {"default": {"BACKEND": "django.core.mail.backends.locmem.EmailBackend"}}
