@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
@@ -17,6 +16,7 @@ from safedefer.django.signals import audit_event_recorded
 from safedefer.emulator import LocalCloud
 from safedefer.flow.runtime import install, install_problem
 from tests.site.settings import POSTGRES_FOLDER
+from tests.support.channels import open_channel
 from tests.support.site import WAIT_SECONDS, Site, site_settings
 
 # The same examples in every run, however slow the machine is.
@@ -45,7 +45,7 @@ def local_cloud() -> Iterator[LocalCloud]:
 @pytest.fixture(scope="session")
 def tasks_client(local_cloud: LocalCloud) -> Iterator[tasks_v2.CloudTasksClient]:
     """The official client, talking to the local cloud."""
-    with grpc.insecure_channel(local_cloud.tasks.address) as channel:
+    with open_channel(local_cloud.tasks.address) as channel:
         yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
 
 

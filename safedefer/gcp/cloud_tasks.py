@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass
 from typing import Final, final
 
-import grpc
 from google.api_core import exceptions
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud import tasks_v2
@@ -17,6 +16,7 @@ from safedefer.core.limits import MAX_INLINE_TASK_BYTES
 from safedefer.core.names import LocationName, ProjectName
 from safedefer.core.ports import OutgoingTask, SendableTask
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
+from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
 
 # Cloud Tasks refuses a call whose deadline is more than 30 s ahead by its own clock. One try is far below that, and
@@ -136,7 +136,7 @@ class CloudTasksSender:
         host = self._target.emulator_host
         if host is None:
             return tasks_v2.CloudTasksClient()
-        return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=grpc.insecure_channel(host)))
+        return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=open_local_channel(host)))
 
 
 def _timestamp(moment: float) -> Timestamp:

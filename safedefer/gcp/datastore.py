@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, final
 
-import grpc
 from google.api_core import exceptions
 from google.api_core.retry import Retry, if_exception_type
 from google.cloud.datastore_v1.services.datastore import DatastoreClient
@@ -42,6 +41,7 @@ from google.cloud.datastore_v1.types import (
 from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
 from safedefer.errors import RecordConflictError
 from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, calling_store
+from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
 
 _KINDS: Final[Mapping[RecordKind, str]] = {
@@ -253,7 +253,7 @@ class DatastoreRecords:
         host = self._target.emulator_host
         if host is None:
             return DatastoreClient()
-        return DatastoreClient(transport=DatastoreGrpcTransport(channel=grpc.insecure_channel(host)))
+        return DatastoreClient(transport=DatastoreGrpcTransport(channel=open_local_channel(host)))
 
 
 def _record(entity: Entity) -> Record:

@@ -51,7 +51,7 @@ THEIRS: Final[dict[str, set[str]]] = {
 
 NARROWER: Final[dict[str, set[str]]] = {
     "msgpack": {"core/wire.py", "core/atoms.py", "core/shapes.py", "core/codec.py"},
-    "grpc": {"gcp/cloud_tasks.py", "gcp/datastore.py", "gcp/faults.py"},
+    "grpc": {"gcp/local_channel.py", "gcp/faults.py"},
     "jwt": {"gcp/oidc.py", "gcp/jwks.py"},
     "cryptography": {"core/keys.py", "gcp/jwks.py", "gcp/oidc.py"},
 }

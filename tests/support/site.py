@@ -6,7 +6,6 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import grpc
 from django.conf import settings as django_settings
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
@@ -22,6 +21,7 @@ from safedefer.emulator import LocalCloud
 from safedefer.flow.defer import seal_call
 from safedefer.flow.runtime import Runtime, install
 from tests.site.shop.models import Trace
+from tests.support.channels import open_channel
 
 QUEUE: Final = "default"
 PATH: Final = "/_safedefer/"
@@ -57,7 +57,7 @@ class Site:
 
     def tasks(self) -> list[Any]:
         """The tasks that wait in the queue `default`, bodies included."""
-        with grpc.insecure_channel(self.cloud.tasks.address) as channel:
+        with open_channel(self.cloud.tasks.address) as channel:
             client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
             parent = f"projects/local/locations/local1/queues/{QUEUE}"
             request = {"parent": parent, "response_view": tasks_v2.Task.View.FULL}

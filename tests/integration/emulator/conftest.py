@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-import grpc
 import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer.emulator import LocalCloud, ManualClock
 from tests.integration.emulator.targets import Target
+from tests.support.channels import open_channel
 
 QUEUE = "projects/local/locations/local1/queues/default"
 
@@ -34,7 +34,7 @@ def cloud(clock: ManualClock, target: Target) -> Iterator[LocalCloud]:
 
 @pytest.fixture
 def client(cloud: LocalCloud) -> Iterator[tasks_v2.CloudTasksClient]:
-    with grpc.insecure_channel(cloud.tasks.address) as channel:
+    with open_channel(cloud.tasks.address) as channel:
         yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
 
 

@@ -6,18 +6,18 @@ import threading
 import time
 from collections.abc import Iterator
 
-import grpc
 import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer.emulator import HostNotLoopbackError, LocalCloud, PortUnavailableError
 from tests.integration.emulator.targets import Reply, Target
+from tests.support.channels import open_channel
 
 
 @contextlib.contextmanager
 def client_of(cloud: LocalCloud) -> Iterator[tasks_v2.CloudTasksClient]:
-    with grpc.insecure_channel(cloud.tasks.address) as channel:
+    with open_channel(cloud.tasks.address) as channel:
         yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
 
 

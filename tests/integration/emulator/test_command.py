@@ -8,13 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import grpc
 import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer.emulator.__main__ import main
 from tests.integration.emulator.targets import Target
+from tests.support.channels import open_channel
 
 ANY_PORTS = ("--tasks-port", "0", "--issuer-port", "0", "--datastore-port", "0")
 
@@ -61,7 +61,7 @@ def test_command_dispatches_and_logs_one_line_without_secrets(target: Target) ->
     queue = "projects/p/locations/l/queues/mine"
     with running(*ANY_PORTS, "--queue", queue) as process:
         address = exported(process)["CLOUD_TASKS_EMULATOR_HOST"]
-        with grpc.insecure_channel(address) as channel:
+        with open_channel(address) as channel:
             client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
             request = tasks_v2.HttpRequest(
                 url=target.url("/path?query=secret"),

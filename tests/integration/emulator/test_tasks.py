@@ -142,11 +142,12 @@ def test_create_refuses_name_of_completed_task(
 
 def test_tombstone_length_can_be_chosen(clock: ManualClock, target: Target, queue: str) -> None:
     from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
-    from grpc import insecure_channel
+
+    from tests.support.channels import open_channel
 
     with (
         LocalCloud(clock=clock, queues=[queue], task_name_memory=timedelta(seconds=2)) as cloud,
-        insecure_channel(cloud.tasks.address) as channel,
+        open_channel(cloud.tasks.address) as channel,
     ):
         client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         for _ in range(2):

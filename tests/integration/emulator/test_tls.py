@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
-import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,6 +16,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from safedefer.emulator import LocalCloud, ManualClock
 from tests.integration.emulator.targets import Reply, Target
+from tests.support.channels import open_channel
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def target(certificate_file: Path) -> Iterator[Target]:
 
 
 def send(cloud: LocalCloud, queue: str, url: str) -> None:
-    with grpc.insecure_channel(cloud.tasks.address) as channel:
+    with open_channel(cloud.tasks.address) as channel:
         client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         client.create_task(parent=queue, task=tasks_v2.Task(http_request=tasks_v2.HttpRequest(url=url)))
 

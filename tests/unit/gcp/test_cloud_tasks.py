@@ -25,6 +25,7 @@ from safedefer.core.ports import OutgoingTask
 from safedefer.emulator import LocalCloud
 from safedefer.errors import PayloadTooLargeError, QueueNotFoundError, QueueUnavailableError, TaskRefusedError
 from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget
+from tests.support.channels import open_channel
 
 PARENT = "projects/local/locations/local1/queues/default"
 HANDLER = "https://shop.example.com/_safedefer/"
@@ -168,7 +169,7 @@ def between(local_cloud: LocalCloud, tasks_client: tasks_v2.CloudTasksClient) ->
 
 @contextmanager
 def serving(address: str) -> Iterator[Between]:
-    with grpc.insecure_channel(address) as channel:
+    with open_channel(address) as channel:
         handler = Between(channel)
         server = grpc.server(ThreadPoolExecutor(2), handlers=[handler])
         handler.port = server.add_insecure_port("127.0.0.1:0")

@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.request import Request, urlopen
 
-import grpc
 import pytest
 from google.api_core import exceptions
 from google.cloud import datastore
@@ -17,6 +16,7 @@ from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrp
 
 from safedefer.emulator import ManualClock
 from safedefer.emulator.datastore import DatastoreServer
+from tests.support.channels import open_channel
 
 
 @pytest.fixture(scope="module")
@@ -31,10 +31,12 @@ def server(clock: ManualClock) -> Iterator[DatastoreServer]:
 
 
 @pytest.fixture
-def client(server: DatastoreServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(server: DatastoreServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.reset()
     monkeypatch.setenv("DATASTORE_EMULATOR_HOST", server.address)
-    return datastore.Client(project="p")
+    client = datastore.Client(project="p")
+    yield client
+    client._datastore_api.transport.close()  # Its connection is shared by address: a later server may get this port.
 
 
 def make(client: Any, kind: str, name: str | int, **properties: object) -> Any:
@@ -268,7 +270,7 @@ def test_rolled_back_transaction_writes_nothing(client: Any) -> None:
 @pytest.fixture
 def raw(server: DatastoreServer) -> Iterator[DatastoreClient]:
     server.reset()
-    with grpc.insecure_channel(server.address) as channel:
+    with open_channel(server.address) as channel:
         yield DatastoreClient(transport=DatastoreGrpcTransport(channel=channel))
 
 
