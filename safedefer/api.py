@@ -17,6 +17,7 @@ from safedefer.core.annotations import Serializable
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.options import Missing, TaskOptions, split_options
 from safedefer.core.registry import Registry
+from safedefer.core.retries import RetryOptions
 from safedefer.errors import InvalidFunctionError, UnregisteredFunctionError
 from safedefer.flow.defer import DeferredTask, defer_call, defer_call_async
 from safedefer.flow.runtime import current_runtime
@@ -43,11 +44,16 @@ class DeferOptions(TypedDict, total=False):
         _eta: When to run; naive or aware as USE_TZ says.
         _countdown: Seconds, or a timedelta, to wait; wins over `_eta`.
         _name: Task name; a second task of that name in the queue is not created.
+        _service: App Engine service that runs it.
+        _version: Version of that service; by default the running one.
+        _instance: Instance of that version.
         _expires: After this time, or so long from now, it is not started any more.
         _deadline: Seconds, or a timedelta, that one dispatch may take: 15 s to 30 min.
         _transactional: Send after the open transaction has committed; inside one that is always so.
         _using: Database alias of that transaction.
         _small_task: Never keep the arguments outside the task: too large for a task is then an error.
+        _wipe_related_caches: Model instances arrive without related rows; False has those that were loaded loaded anew.
+        _retry_options: How often it is tried again, and when it is given up.
         _raise_if_exists: Raise TaskExistsError where a task of that name exists.
     """
 
@@ -55,11 +61,16 @@ class DeferOptions(TypedDict, total=False):
     _eta: datetime
     _countdown: float | timedelta
     _name: str
+    _service: str
+    _version: str
+    _instance: str
     _expires: datetime | timedelta
     _deadline: float | timedelta
     _transactional: bool
     _using: str
     _small_task: bool
+    _wipe_related_caches: bool
+    _retry_options: RetryOptions
     _raise_if_exists: bool
 
 
@@ -120,11 +131,16 @@ class Deferrable(Generic[F_co]):
         eta: datetime | None = None,
         countdown: float | timedelta | None = None,
         name: str | None = None,
+        service: str | None = None,
+        version: str | None = None,
+        instance: str | None = None,
         expires: datetime | timedelta | None = None,
         deadline: float | timedelta | None = None,
         transactional: bool | None = None,
         using: str | None = None,
         small_task: bool | None = None,
+        wipe_related_caches: bool | None = None,
+        retry_options: RetryOptions | None = None,
         raise_if_exists: bool | None = None,
     ) -> "Deferrable[F_co]":
         """The same function with these options for its `defer`; see `DeferOptions`.
@@ -138,11 +154,16 @@ class Deferrable(Generic[F_co]):
             "eta": eta,
             "countdown": countdown,
             "name": name,
+            "service": service,
+            "version": version,
+            "instance": instance,
             "expires": expires,
             "deadline": deadline,
             "transactional": transactional,
             "using": using,
             "small_task": small_task,
+            "wipe_related_caches": wipe_related_caches,
+            "retry_options": retry_options,
             "raise_if_exists": raise_if_exists,
         }
         return Deferrable(self.__wrapped__, self.registered, self.task_options.merged(given))
@@ -161,6 +182,7 @@ def deferrable(
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
+    retry: RetryOptions | None = None,
 ) -> "Registrar": ...
 def deferrable(
     function: F | None = None,
@@ -174,6 +196,7 @@ def deferrable(
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
+    retry: RetryOptions | None = None,
 ) -> "Deferrable[F] | Registrar":
     """Register a module-level function, or a static method, as one that may be deferred.
 
@@ -189,12 +212,13 @@ def deferrable(
         queue: Queue of its tasks unless a call says otherwise.
         expires: After this time its tasks are not started any more, counted from `defer`.
         deadline: Seconds, or a timedelta, that one dispatch may take.
+        retry: How often its tasks are tried again, and when they are given up.
     Raises:
         InvalidFunctionError: It is a method, lambda or nested function, or a parameter cannot travel.
         DuplicateFunctionError: Another function has that name and version.
     """
 
-    given = {"queue": queue, "expires": expires, "deadline": deadline}
+    given = {"queue": queue, "expires": expires, "deadline": deadline, "retry_options": retry}
     registrar = Registrar(
         name=name, version=version, aliases=aliases, missing=missing, ledger=ledger, options=TaskOptions().merged(given)
     )
@@ -281,11 +305,16 @@ if not MYPY:
         _eta: datetime = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _countdown: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _name: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _service: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _version: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _instance: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _expires: datetime | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _deadline: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _transactional: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _using: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _small_task: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _wipe_related_caches: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _retry_options: RetryOptions = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _raise_if_exists: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         **kwargs: P.kwargs,
     ) -> DeferredTask: ...
@@ -321,11 +350,16 @@ if not MYPY:
         _eta: datetime = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _countdown: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _name: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _service: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _version: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _instance: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _expires: datetime | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _deadline: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _transactional: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _using: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _small_task: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _wipe_related_caches: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _retry_options: RetryOptions = ...,  # pyright: ignore[reportGeneralTypeIssues]
         _raise_if_exists: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
         **kwargs: P.kwargs,
     ) -> DeferredTask: ...

@@ -12,6 +12,7 @@ __all__ = [
     "BodyDigestError",
     "ClaimsError",
     "ConfigurationError",
+    "DeadLetterError",
     "DuplicateFunctionError",
     "FunctionFailedError",
     "InvalidCallError",
@@ -101,12 +102,16 @@ class Reason(StrEnum):
     REFERENCES_UNAVAILABLE = "references_unavailable"
     # The ledger.
     ALREADY_EXECUTED = "already_executed"
+    ALREADY_DEAD = "already_dead"
     LEASE_HELD = "lease_held"
     LEASE_LOST = "lease_lost"
     STORE_UNAVAILABLE = "store_unavailable"
     REISSUE_FAILED = "reissue_failed"
     # The execution.
     FUNCTION_FAILED = "function_failed"
+    POSTPONED = "postponed"
+    DROPPED = "dropped"
+    REDRIVEN = "redriven"
     ACCEPTED = "accepted"
     EXECUTED = "executed"
     DEFERRED = "deferred"
@@ -188,6 +193,10 @@ class PayloadTooLargeError(UsageError, ValueError):
 
 class TaskExistsError(UsageError):
     """A task of that name exists, or existed too recently, and the caller asked to be told."""
+
+
+class DeadLetterError(UsageError):
+    """A dead letter is not there, or cannot be driven again."""
 
 
 # The input is refused. Which status answers it is the handler's table.

@@ -33,7 +33,8 @@ def _load_int(data: bytes) -> int:
 
 
 @cache
-def _zone_names() -> frozenset[str]:
+def zone_names() -> frozenset[str]:
+    """Keys of all zones of the IANA database that this machine knows."""
     return frozenset(available_timezones())
 
 
@@ -44,7 +45,7 @@ def _dump_zone(zone: tzinfo | None) -> object:
             return None
         case timezone():
             return zone.utcoffset(None) // _MICROSECOND
-        case ZoneInfo(key=str(key)) if key in _zone_names():
+        case ZoneInfo(key=str(key)) if key in zone_names():
             return key
         case _:
             raise ValueError(f"a time zone of type {type(zone).__name__}; use zoneinfo or datetime.timezone")
@@ -58,7 +59,7 @@ def _load_zone(value: object) -> tzinfo | None:
             return UTC
         case int():
             return timezone(timedelta(microseconds=value))
-        case str() if value in _zone_names():
+        case str() if value in zone_names():
             # A name that is not known must not get to ZoneInfo, which looks for it among the modules of tzdata.
             return ZoneInfo(value)
         case _:

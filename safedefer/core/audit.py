@@ -13,6 +13,7 @@ class Action(StrEnum):
 
     DEFER = "defer"
     DISPATCH = "dispatch"
+    REDRIVE = "redrive"
 
 
 @final

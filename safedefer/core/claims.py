@@ -4,6 +4,7 @@ Spec: docs/reference/wire-format.md, section "Claims".
 """
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Final, final
 
@@ -16,6 +17,7 @@ from safedefer.core.names import (
     ProjectName,
     QueueName,
     TaskId,
+    TaskName,
     parse_environment_name,
     parse_function_name,
     parse_handler_id,
@@ -23,10 +25,14 @@ from safedefer.core.names import (
     parse_project_name,
     parse_queue_name,
     parse_task_id,
+    parse_task_name,
 )
 from safedefer.core.parameters import FINGERPRINT_BYTES
+from safedefer.core.retries import RetryOptions
+from safedefer.core.routing import ANYWHERE, Route, is_host_part
+from safedefer.core.surroundings import NO_SURROUNDINGS, Surroundings, make_surroundings
 from safedefer.core.wire import WireError, pack, unpack
-from safedefer.errors import ClaimsError, InvalidNameError, Reason
+from safedefer.errors import ClaimsError, InvalidNameError, InvalidOptionError, Reason
 
 CODEC_ID: Final = 1
 """The encoding of the body: docs/reference/wire-format.md, section "Body"."""
@@ -36,6 +42,9 @@ _MAX_TIME: Final = 253_402_300_799
 _MAX_BODY: Final = (1 << 32) - 1
 _MAX_TEXT: Final = 128
 _MAX_DEADLINE: Final = int(MAX_DISPATCH_DEADLINE.total_seconds())
+_MAX_MILLISECONDS: Final = (1 << 32) - 1
+_MAX_COUNT: Final = 1_000_000
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @final
@@ -43,6 +52,9 @@ class TaskType(StrEnum):
     """What kind of work an envelope asks for."""
 
     CALL = "call"
+    """A registered function with its arguments."""
+    SWEEP = "sweep"
+    """A look for what a crash left unsent."""
 
 
 @final
@@ -111,6 +123,23 @@ class Producer:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How the task is to be made, so that whoever sends the envelope later makes the same one.
+
+    Attributes:
+        name: The task name that was asked for; None where it follows from the task id.
+        route: Where in an App Engine application it runs.
+    """
+
+    name: TaskName | None = None
+    route: Route = ANYWHERE
+
+
+PLAIN_DELIVERY: Final = Delivery()
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
     """What one signature speaks for. Times are whole seconds since 1970 in UTC.
 
@@ -126,6 +155,9 @@ class Claims:
         issued_at: When it was signed.
         not_before: When it may first run.
         expires_at: After which it must not start.
+        delivery: How its task is made.
+        retry: When it is given up; None means when it expires.
+        surroundings: What is restored around the function.
     """
 
     type: TaskType
@@ -139,6 +171,14 @@ class Claims:
     issued_at: int
     not_before: int
     expires_at: int
+    delivery: Delivery = PLAIN_DELIVERY
+    retry: RetryOptions | None = None
+    surroundings: Surroundings = NO_SURROUNDINGS
+
+    @property
+    def task_name(self) -> TaskName:
+        """Name of the first task that carries the envelope."""
+        return TaskName(self.task_id.hex()) if self.delivery.name is None else self.delivery.name
 
 
 def dump_claims(claims: Claims) -> bytes:
@@ -155,8 +195,30 @@ def dump_claims(claims: Claims) -> bytes:
             claims.task_id,
             [lineage.root, lineage.parent, lineage.generation],
             [claims.issued_at, claims.not_before, claims.expires_at],
+            _dump_delivery(claims.delivery),
+            _dump_retry(claims.retry),
+            _dump_surroundings(claims.surroundings),
         ]
     )
+
+
+def _dump_delivery(delivery: Delivery) -> list[object] | None:
+    route = delivery.route
+    parts: list[object] = [delivery.name, route.service, route.version, route.instance]
+    return None if parts == [None] * 4 else parts
+
+
+def _dump_retry(retry: RetryOptions | None) -> list[object] | None:
+    if retry is None:
+        return None
+    times = (retry.min_backoff, retry.max_backoff, retry.max_duration)
+    shortest, longest, duration = (None if time is None else time // _MILLISECOND for time in times)
+    return [retry.max_attempts, shortest, longest, retry.max_doublings, duration]
+
+
+def _dump_surroundings(surroundings: Surroundings) -> list[object] | None:
+    parts: list[object] = [surroundings.traceparent, surroundings.language, surroundings.time_zone]
+    return None if parts == [None] * 3 else parts
 
 
 def parse_claims(data: bytes) -> Claims:
@@ -169,7 +231,9 @@ def parse_claims(data: bytes) -> Claims:
     if len(data) > MAX_CLAIMS_BYTES:
         raise ClaimsError(Reason.CLAIMS_MALFORMED)
     try:
-        kind, audience, function, producer, deadline, body, task_id, lineage, times = _array(unpack(data), 9)
+        tree = unpack(data)
+        kind, audience, function, producer, deadline, body, task_id, lineage, times, *rest = _array(tree, 12)
+        delivery, retry, surroundings = rest
         if not isinstance(kind, str):
             raise WireError("a type that is no string")
         if kind not in _TYPES:
@@ -188,8 +252,11 @@ def parse_claims(data: bytes) -> Claims:
             issued_at=issued_at,
             not_before=not_before,
             expires_at=expires_at,
+            delivery=_parse_delivery(delivery),
+            retry=_parse_retry(retry),
+            surroundings=_parse_surroundings(surroundings),
         )
-    except (WireError, InvalidNameError):
+    except (WireError, InvalidNameError, InvalidOptionError):
         raise ClaimsError(Reason.CLAIMS_MALFORMED) from None
 
 
@@ -232,6 +299,53 @@ def _parse_lineage(value: object) -> Lineage:
         parent=None if parent is None else parse_task_id(parent),
         generation=_integer(generation, 1_000_000_000),
     )
+
+
+def _parse_delivery(value: object) -> Delivery:
+    if value is None:
+        return PLAIN_DELIVERY
+    name, *places = _array(value, 4)
+    service, version, instance = (None if place is None else _host_part(place) for place in places)
+    delivery = Delivery(
+        name=None if name is None else parse_task_name(name),
+        route=Route(service=service, version=version, instance=instance),
+    )
+    if delivery == PLAIN_DELIVERY:
+        raise WireError("a delivery that says nothing")
+    return delivery
+
+
+def _parse_retry(value: object) -> RetryOptions | None:
+    if value is None:
+        return None
+    attempts, shortest, longest, doublings, duration = _array(value, 5)
+    return RetryOptions(
+        max_attempts=None if attempts is None else _integer(attempts, _MAX_COUNT),
+        min_backoff=_duration(shortest),
+        max_backoff=_duration(longest),
+        max_doublings=None if doublings is None else _integer(doublings, _MAX_COUNT),
+        max_duration=_duration(duration),
+    )
+
+
+def _parse_surroundings(value: object) -> Surroundings:
+    if value is None:
+        return NO_SURROUNDINGS
+    parts = [None if part is None else _text(part) for part in _array(value, 3)]
+    found = make_surroundings(*parts)
+    if found == NO_SURROUNDINGS or [found.traceparent, found.language, found.time_zone] != parts:
+        raise WireError("surroundings of another form")
+    return found
+
+
+def _duration(value: object) -> timedelta | None:
+    return None if value is None else timedelta(milliseconds=_integer(value, _MAX_MILLISECONDS))
+
+
+def _host_part(value: object) -> str:
+    if not isinstance(value, str) or not is_host_part(value):
+        raise WireError("not a part of a host name")
+    return value
 
 
 def _array(value: object, length: int) -> list[object]:

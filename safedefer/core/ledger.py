@@ -1,8 +1,8 @@
 """The state of one task in the ledger, and the rules between its states. Pure: the time is given, nothing is stored.
 
-absent -> claimed -> done
+absent -> claimed -> done, or dead
              |  ^
-             v  |  (lease over, or given back after a failure)
+             v  |  (lease over, given back after a failure, or put off until a given time)
           claimed, with a larger fencing number
 """
 
@@ -20,6 +20,8 @@ class LedgerState(StrEnum):
 
     CLAIMED = "claimed"
     DONE = "done"
+    DEAD = "dead"
+    """Given up: kept as a dead letter."""
 
 
 @final
@@ -59,7 +61,13 @@ class Busy:
 @final
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The task has been executed."""
+    """The task is not to be executed any more.
+
+    Attributes:
+        dead: It was given up, and not executed to its end.
+    """
+
+    dead: bool = False
 
 
 Claim: TypeAlias = Claimed | Busy | Finished
@@ -75,8 +83,8 @@ def claim_entry(entry: LedgerEntry | None, *, now: float, lease_seconds: int) ->
     until = int(now) + lease_seconds
     if entry is None:
         return Claimed(LedgerEntry(state=LedgerState.CLAIMED, fence=1, attempts=1, lease_until=until))
-    if entry.state is LedgerState.DONE:
-        return Finished()
+    if entry.state is not LedgerState.CLAIMED:
+        return Finished(dead=entry.state is LedgerState.DEAD)
     if now < entry.lease_until:
         return Busy(entry.fence, entry.lease_until)
     return Claimed(replace(entry, fence=entry.fence + 1, attempts=entry.attempts + 1, lease_until=until))
@@ -87,9 +95,16 @@ def finish_entry(entry: LedgerEntry) -> LedgerEntry:
     return replace(entry, state=LedgerState.DONE)
 
 
-def release_entry(entry: LedgerEntry) -> LedgerEntry:
-    """The entry of a task whose execution failed: the next dispatch may claim at once."""
-    return replace(entry, lease_until=0)
+def bury_entry(entry: LedgerEntry | None) -> LedgerEntry:
+    """The entry of a task that is given up."""
+    if entry is None:
+        return LedgerEntry(state=LedgerState.DEAD, fence=0, attempts=0, lease_until=0)
+    return replace(entry, state=LedgerState.DEAD)
+
+
+def release_entry(entry: LedgerEntry, until: int = 0) -> LedgerEntry:
+    """The entry of a task that is to run again: the next dispatch may claim it, at once or from `until` on."""
+    return replace(entry, lease_until=until)
 
 
 _FIELDS: Final = 4

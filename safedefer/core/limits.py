@@ -9,7 +9,7 @@ MAX_INLINE_TASK_BYTES: Final = 1_000_000
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 """Default cap of an encoded body, inline or not."""
 
-MAX_CLAIMS_BYTES: Final = 2_048
+MAX_CLAIMS_BYTES: Final = 4_096
 """All names at their longest, plus the fixed parts, stay below it."""
 
 MAX_REQUEST_BYTES: Final = 1_048_576
@@ -51,3 +51,15 @@ OVERFLOW_CHUNK_BYTES: Final = 900_000
 
 OVERFLOW_COMMIT_BYTES: Final = 8_100_000
 """One commit of an overflowed body. A Datastore request holds 10 MiB."""
+
+DEAD_LETTER_AGE: Final = timedelta(days=90)
+"""How long a dead letter is kept for a person."""
+
+DEAD_LETTER_SLOTS: Final = 256
+"""Dead letters that no signature vouches for, at the most: whoever writes to the queue could make any number."""
+
+MAX_SKEW_ATTEMPTS: Final = 50
+"""Dispatches of a task that this revision does not know enough of, before it becomes a dead letter."""
+
+MAX_SKEW_AGE: Final = timedelta(days=1)
+"""Nor before that much time has passed since it could first run: a deploy, or a rollback, may be under way."""

@@ -1,6 +1,6 @@
 """What may be asked of one task."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from difflib import get_close_matches
@@ -8,13 +8,12 @@ from typing import Final, Literal, Self, TypeAlias, final
 
 from safedefer.core.limits import MAX_DISPATCH_DEADLINE, MIN_DISPATCH_DEADLINE
 from safedefer.core.names import QueueName, TaskName, parse_queue_name, parse_task_name
+from safedefer.core.retries import RetryOptions
+from safedefer.core.routing import Route, is_host_part
 from safedefer.errors import InvalidOptionError
 
 Missing: TypeAlias = Literal["drop", "retry", "fail"]
 """What becomes of a task when a row that it refers to is gone."""
-
-NOT_SUPPORTED: Final = frozenset({"service", "version", "instance", "wipe_related_caches", "retry_options"})
-"""Options of djangae's `defer` that this version does not act on; they are refused and never ignored."""
 
 
 @final
@@ -27,11 +26,16 @@ class TaskOptions:
         eta: When to run; a time that has passed means now.
         countdown: Delay before it runs; wins over `eta`.
         name: Task name within the queue; a second task of that name is not created.
+        service: App Engine service that runs it; by default the one that HANDLER_URL names.
+        version: Version of that service; by default the running one.
+        instance: Instance of that version.
         expires: After this time it is not started any more.
         deadline: How long one dispatch may take, 15 s to 30 min.
         transactional: Send after the transaction has committed. Inside a transaction that is always so.
         using: Database alias of that transaction.
         small_task: Never keep the arguments outside the task; too large then is an error.
+        wipe_related_caches: Model instances arrive bare; False brings the relations that were loaded, loaded anew.
+        retry_options: How often it is tried again, and when it is given up.
         raise_if_exists: Raise TaskExistsError rather than report `created=False`.
     """
 
@@ -39,12 +43,22 @@ class TaskOptions:
     eta: datetime | None = None
     countdown: timedelta | None = None
     name: TaskName | None = None
+    service: str | None = None
+    version: str | None = None
+    instance: str | None = None
     expires: datetime | timedelta | None = None
     deadline: timedelta | None = None
     transactional: bool = False
     using: str = "default"
     small_task: bool = False
+    wipe_related_caches: bool = True
+    retry_options: RetryOptions | None = None
     raise_if_exists: bool = False
+
+    @property
+    def route(self) -> Route:
+        """Where in an App Engine application the task is to run."""
+        return Route(service=self.service, version=self.version, instance=self.instance)
 
     def merged(self, given: Mapping[str, object]) -> Self:
         """These options with others on top, each checked.
@@ -52,7 +66,7 @@ class TaskOptions:
         Args:
             given: Option names without an underscore in front. None leaves an option as it was.
         Raises:
-            InvalidOptionError: An unknown or unsupported option, or a value of the wrong type or out of range.
+            InvalidOptionError: An unknown option, or a value of the wrong type or out of range.
             InvalidNameError: A queue or task name that cannot be one.
         """
         checked = {name: _check(name, value) for name, value in given.items() if value is not None}
@@ -78,29 +92,40 @@ def split_options(kwargs: dict[str, object]) -> dict[str, object]:
 
 
 def _check(name: str, value: object) -> object:
-    match name:
-        case "queue":
-            return parse_queue_name(value)
-        case "name":
-            return parse_task_name(value)
-        case "eta":
-            return _datetime(name, value)
-        case "countdown":
-            return _duration(name, value)
-        case "expires":
-            return value if isinstance(value, timedelta) else _datetime(name, value)
-        case "deadline":
-            return _deadline(_duration(name, value))
-        case "transactional" | "small_task" | "raise_if_exists":
-            if not isinstance(value, bool):
-                raise _wrong(name, "a bool", value)
-            return value
-        case "using":
-            if not isinstance(value, str):
-                raise _wrong(name, "a database alias", value)
-            return value
-        case _:
-            raise _unknown(name, "")
+    check = _CHECKS.get(name)
+    if check is None:
+        raise _unknown(name, "")
+    return check(name, value)
+
+
+def _bool(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise _wrong(name, "a bool", value)
+    return value
+
+
+def _alias(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, "a database alias", value)
+    return value
+
+
+def _retry_options(name: str, value: object) -> RetryOptions:
+    if not isinstance(value, RetryOptions):
+        raise _wrong(name, "RetryOptions", value)
+    return value
+
+
+def _expiry(name: str, value: object) -> datetime | timedelta:
+    return value if isinstance(value, timedelta) else _datetime(name, value)
+
+
+def _host_part(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise _wrong(name, "a str", value)
+    if not is_host_part(value):
+        raise InvalidOptionError(f"option {name}: 1 to 63 lower case letters, digits and inner hyphens, without -dot-")
+    return value
 
 
 def _datetime(name: str, value: object) -> datetime:
@@ -120,10 +145,30 @@ def _duration(name: str, value: object) -> timedelta:
         raise InvalidOptionError(f"option {name}: not a duration") from None
 
 
-def _deadline(value: timedelta) -> timedelta:
-    if not MIN_DISPATCH_DEADLINE <= value <= MAX_DISPATCH_DEADLINE:
+def _deadline(name: str, value: object) -> timedelta:
+    deadline = _duration(name, value)
+    if not MIN_DISPATCH_DEADLINE <= deadline <= MAX_DISPATCH_DEADLINE:
         raise InvalidOptionError("option deadline: Cloud Tasks takes 15 seconds to 30 minutes")
-    return value
+    return deadline
+
+
+_CHECKS: Final[Mapping[str, Callable[[str, object], object]]] = {
+    "queue": lambda _, value: parse_queue_name(value),
+    "eta": _datetime,
+    "countdown": _duration,
+    "name": lambda _, value: parse_task_name(value),
+    "service": _host_part,
+    "version": _host_part,
+    "instance": _host_part,
+    "expires": _expiry,
+    "deadline": _deadline,
+    "transactional": _bool,
+    "using": _alias,
+    "small_task": _bool,
+    "wipe_related_caches": _bool,
+    "retry_options": _retry_options,
+    "raise_if_exists": _bool,
+}
 
 
 def _wrong(name: str, expected: str, value: object) -> InvalidOptionError:
@@ -131,8 +176,6 @@ def _wrong(name: str, expected: str, value: object) -> InvalidOptionError:
 
 
 def _unknown(name: str, prefix: str) -> InvalidOptionError:
-    if name in NOT_SUPPORTED:
-        return InvalidOptionError(f"option {prefix}{name} is not supported yet; leave it out")
     near = get_close_matches(name, OPTION_NAMES, n=1)
     hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known are {', '.join(sorted(OPTION_NAMES))}"
     return InvalidOptionError(f"unknown option {prefix}{name}{hint}")

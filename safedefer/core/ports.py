@@ -1,6 +1,7 @@
 """What the rules need of the outside, as Protocols. `safedefer.django.setup` chooses what fills them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar, final
@@ -9,6 +10,9 @@ from safedefer.core.audit import AuditEvent
 from safedefer.core.names import QueueName, TaskName
 from safedefer.core.records import Change, Record, RecordKey, RecordKind
 from safedefer.core.references import ModelReference
+from safedefer.core.retries import RetryOptions
+from safedefer.core.routing import ANYWHERE, Route
+from safedefer.core.surroundings import Surroundings
 
 T = TypeVar("T")
 
@@ -36,6 +40,8 @@ class OutgoingTask:
         envelope: The request body.
         schedule_time: Seconds since 1970; None means now.
         deadline: Dispatch deadline.
+        route: Where in an App Engine application it runs.
+        retry: Backoff of its own; None leaves it to the queue.
     """
 
     queue: QueueName
@@ -43,6 +49,8 @@ class OutgoingTask:
     envelope: bytes
     schedule_time: float | None
     deadline: timedelta
+    route: Route = ANYWHERE
+    retry: RetryOptions | None = None
 
     def __repr__(self) -> str:
         return f"<OutgoingTask {self.queue}/{self.name}>"
@@ -61,7 +69,11 @@ class TaskSender(Protocol):
     """Creates tasks."""
 
     def prepare(self, task: OutgoingTask) -> SendableTask:
-        """Build what would be sent, so that it can be measured. Does no I/O."""
+        """Build what would be sent, so that it can be measured. Does no I/O.
+
+        Raises:
+            InvalidOptionError: The handler's host cannot be routed as the task asks.
+        """
         ...
 
     def send(self, task: SendableTask) -> bool:
@@ -142,6 +154,18 @@ class CommitHook(Protocol):
 
     def on_commit(self, using: str, action: Callable[[], object]) -> None:
         """Call `action` once the transaction has committed; never, if it is rolled back."""
+        ...
+
+
+class SurroundingsSource(Protocol):
+    """What surrounds the running code: trace, language, time zone."""
+
+    def capture(self) -> Surroundings:
+        """What surrounds the caller."""
+        ...
+
+    def restored(self, surroundings: Surroundings) -> AbstractContextManager[None]:
+        """Run the block in surroundings; what they do not name, or nobody knows any more, stays as it is."""
         ...
 
 

@@ -17,6 +17,10 @@ class RecordKind(StrEnum):
 
     LEDGER = "ledger"
     OVERFLOW = "overflow"
+    DEAD = "dead"
+    """A dead letter: what is known of it."""
+    DEAD_ENVELOPE = "dead_envelope"
+    """A part of its envelope."""
 
 
 @final

@@ -17,13 +17,15 @@ from django.views.decorators.debug import sensitive_variables
 from safedefer.core.audit import Action, AuditEvent
 from safedefer.django.audit import LoggingAudit
 from safedefer.errors import Reason, SafeDeferError
-from safedefer.flow.execute import Dispatch, handle_dispatch
+from safedefer.flow.dispatch import Dispatch
+from safedefer.flow.execute import handle_dispatch
 from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.runtime import current_runtime
 
 STATUS: Final[Mapping[Verdict, int]] = {
     Verdict.DONE: 204,
     Verdict.DROP: 204,
+    Verdict.DEAD: 204,
     Verdict.REISSUE: 204,
     Verdict.BAD_REQUEST: 400,
     Verdict.UNAUTHENTICATED: 401,
@@ -90,5 +92,6 @@ def _dispatch(request: HttpRequest) -> Dispatch:
         queue=meta.get("HTTP_X_CLOUDTASKS_QUEUENAME"),
         task_name=meta.get("HTTP_X_CLOUDTASKS_TASKNAME"),
         retry_count=meta.get("HTTP_X_CLOUDTASKS_TASKRETRYCOUNT"),
+        execution_count=meta.get("HTTP_X_CLOUDTASKS_TASKEXECUTIONCOUNT"),
         read=request.read,
     )

@@ -5,6 +5,7 @@ import os
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
+from urllib.parse import urlsplit
 
 from django.apps import apps
 from django.conf import settings as django_settings
@@ -15,12 +16,14 @@ from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
 from safedefer.core.policy import Policy
 from safedefer.core.ports import RecordStore
+from safedefer.core.routing import ANYWHERE, Route, is_app_engine_host, is_host_part
 from safedefer.core.signing import Deployment
 from safedefer.django.audit import LoggingAudit
 from safedefer.django.calls import DjangoClock, DjangoInvoker, SignalFailures
 from safedefer.django.conf import KeySetting, Settings, read_settings
 from safedefer.django.modelrefs import DjangoReferences
 from safedefer.django.records import OrmRecords
+from safedefer.django.surroundings import DjangoSurroundings, follow_requests
 from safedefer.django.transactions import DjangoCommitHook
 from safedefer.errors import ConfigurationError
 from safedefer.flow.ledger import Ledger
@@ -42,6 +45,7 @@ def start() -> None:
     settings, problems = read_settings(django_settings, os.environ)
     import_task_modules(settings.modules if settings is not None else ("tasks",))
     registry.seal(DjangoReferences())
+    follow_requests()
     if settings is None:
         text = "safedefer is not configured: " + " ".join(str(problem) for problem in problems if problem.is_error)
         logger.error("%s", text)
@@ -98,10 +102,12 @@ def build_runtime(settings: Settings) -> Runtime:
         ),
         default_queue=settings.default_queue,
         producer=_producer(),
+        default_route=_default_route(settings.handler_url),
         sender=CloudTasksSender(target),
         tokens=OidcVerifier(token_policy, keys.find, clock.time),
         resolver=DjangoReferences(),
         commits=DjangoCommitHook(),
+        surroundings=DjangoSurroundings(),
         invoker=DjangoInvoker(),
         audit=LoggingAudit(),
         failures=SignalFailures(),
@@ -159,6 +165,14 @@ def _producer() -> Producer:
         service=_short(environ.get("K_SERVICE") or environ.get("GAE_SERVICE") or ""),
         revision=_short(environ.get("K_REVISION") or environ.get("GAE_VERSION") or ""),
     )
+
+
+def _default_route(handler_url: str) -> Route:
+    """On App Engine, the running version: what a version deferred is run by the same code."""
+    service, version = os.environ.get("GAE_SERVICE", ""), os.environ.get("GAE_VERSION", "")
+    if is_app_engine_host(urlsplit(handler_url).hostname or "") and is_host_part(service) and is_host_part(version):
+        return Route(service=service, version=version)
+    return ANYWHERE
 
 
 def _short(text: str) -> str:

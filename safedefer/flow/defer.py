@@ -8,13 +8,13 @@ from secrets import token_bytes
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
-from safedefer.core.claims import Claims, Storage, TaskType
+from safedefer.core.claims import Claims, Delivery, Storage, TaskType
 from safedefer.core.codec import encode_arguments
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.limits import DEFAULT_DISPATCH_DEADLINE, MAX_SCHEDULE_AHEAD
-from safedefer.core.names import TASK_ID_BYTES, TaskId, TaskName
+from safedefer.core.names import TASK_ID_BYTES, TaskId
 from safedefer.core.options import TaskOptions
-from safedefer.core.ports import OutgoingTask, SendableTask
+from safedefer.core.ports import SendableTask
 from safedefer.core.signing import claim_body, sign_envelope
 from safedefer.errors import (
     ConfigurationError,
@@ -25,9 +25,10 @@ from safedefer.errors import (
     UnavailableError,
     UsageError,
 )
-from safedefer.flow.lineage import lineage_of
+from safedefer.flow.current import lineage_of
 from safedefer.flow.overflow import remove_overflow, write_overflow
 from safedefer.flow.runtime import Runtime
+from safedefer.flow.tasks import make_task
 
 logger: Final = logging.getLogger("safedefer.defer")
 
@@ -61,7 +62,6 @@ class SealedCall:
     """
 
     claims: Claims
-    name: TaskName
     task: SendableTask
     options: TaskOptions
     overflow: bytes | None
@@ -69,7 +69,10 @@ class SealedCall:
     def result(self, *, created: bool | None) -> DeferredTask:
         """What the caller of `defer` is told."""
         return DeferredTask(
-            task_id=self.claims.task_id.hex(), task_name=self.name, queue=self.claims.audience.queue, created=created
+            task_id=self.claims.task_id.hex(),
+            task_name=self.claims.task_name,
+            queue=self.claims.audience.queue,
+            created=created,
         )
 
 
@@ -148,6 +151,9 @@ def seal_call(
         issued_at=int(now),
         not_before=int(now if schedule_time is None else schedule_time),
         expires_at=_expires_at(runtime, options, now if schedule_time is None else schedule_time),
+        delivery=Delivery(name=options.name, route=runtime.route_of(options)),
+        retry=options.retry_options,
+        surroundings=runtime.surroundings.capture(),
     )
     draft = _Draft(runtime, options, claims, schedule_time)
     if len(body) <= runtime.inline_limit_bytes:
@@ -178,24 +184,12 @@ class _Draft:
     def prepare(self, claims: Claims, inline_body: bytes) -> SendableTask:
         """Sign the claims and build the task around them."""
         runtime = self.runtime
-        return runtime.sender.prepare(
-            OutgoingTask(
-                queue=claims.audience.queue,
-                name=self.name,
-                envelope=sign_envelope(claims, inline_body, runtime.ring.primary, runtime.deployment),
-                schedule_time=self.schedule_time,
-                deadline=timedelta(seconds=claims.deadline_seconds),
-            )
-        )
-
-    @property
-    def name(self) -> TaskName:
-        """The name that was asked for, or one from the random task id."""
-        return TaskName(self.claims.task_id.hex()) if self.options.name is None else self.options.name
+        envelope = sign_envelope(claims, inline_body, runtime.ring.primary, runtime.deployment)
+        return runtime.sender.prepare(make_task(claims, envelope, schedule_time=self.schedule_time))
 
     def call(self, claims: Claims, task: SendableTask, *, overflow: bytes | None) -> SealedCall:
         """The finished call."""
-        return SealedCall(claims=claims, name=self.name, task=task, options=self.options, overflow=overflow)
+        return SealedCall(claims=claims, task=task, options=self.options, overflow=overflow)
 
 
 def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
@@ -234,7 +228,9 @@ def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
         )
     )
     if not created and call.options.raise_if_exists:
-        raise TaskExistsError(f"a task named {call.name} exists in queue {claims.audience.queue}, or did recently")
+        raise TaskExistsError(
+            f"a task named {claims.task_name} exists in queue {claims.audience.queue}, or did recently"
+        )
     return call.result(created=created)
 
 

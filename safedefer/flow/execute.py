@@ -4,17 +4,14 @@ The checks are numbered and stand in their order: nothing is parsed before it is
 that carries the tag; nothing is executed before everything was checked.
 """
 
-import logging
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import TracebackType
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
 from safedefer.core.claims import CODEC_ID, Claims, Storage
-from safedefer.core.codec import Arguments, DecodedArguments, decode_arguments
-from safedefer.core.envelope import CONTENT_TYPE, parse_envelope
+from safedefer.core.codec import decode_arguments
+from safedefer.core.control import Drop, Retry
+from safedefer.core.envelope import parse_envelope
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.ledger import Busy, Claim, Claimed, Finished
 from safedefer.core.limits import CLOCK_SKEW
@@ -28,58 +25,28 @@ from safedefer.errors import (
     Reason,
     ReferenceMissingError,
     RejectedError,
-    RequestRefusedError,
     StoreUnavailableError,
     TokenKeysUnavailableError,
     UnavailableError,
 )
+from safedefer.flow.calling import call_function, describe_task, load_arguments, log_failure, logger
 from safedefer.flow.defer import discard_overflow
+from safedefer.flow.dispatch import Dispatch, check_form, read_exactly
+from safedefer.flow.giving_up import Attempted, give_up
 from safedefer.flow.ledger import Lease
-from safedefer.flow.lineage import executing
 from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.overflow import read_overflow
 from safedefer.flow.reissue import ReissueError, TooEarlyError, reissue
 from safedefer.flow.runtime import Runtime
 
-logger: Final = logging.getLogger("safedefer.task")
-_MAX_LENGTH_DIGITS: Final = 10
-_MAX_ATTEMPT_DIGITS: Final = 9
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
-class Dispatch:
-    """One HTTP request to the handler, as it came.
-
-    Trust: everything here comes from the network.
-
-    Attributes:
-        method: HTTP method.
-        content_type: The header's value, or None.
-        content_length: The header's value, or None.
-        authorization: The header's value, or None.
-        queue: X-CloudTasks-QueueName; believed only once the identity token has been verified.
-        task_name: X-CloudTasks-TaskName; likewise.
-        retry_count: X-CloudTasks-TaskRetryCount; likewise.
-        read: Reads the given number of bytes of the body, or fewer where it ends.
-    """
-
-    method: str
-    content_type: str | None
-    content_length: str | None
-    authorization: str | None
-    queue: str | None
-    task_name: str | None
-    retry_count: str | None
-    read: Callable[[int], bytes]
-
 
 @final
 @dataclass(slots=True)
 class _Progress:
-    """What is known of a dispatch so far, for its audit event."""
+    """What is known of a dispatch so far: for its audit event, and for giving up."""
 
     started: float
+    attempted: Attempted = field(default_factory=Attempted)
     event: AuditEvent = field(
         default=AuditEvent(
             action=Action.DISPATCH, accepted=False, reason=Reason.INTERNAL_ERROR, severity=Severity.CRITICAL
@@ -111,27 +78,49 @@ def handle_dispatch(runtime: Runtime, dispatch: Dispatch) -> Outcome:
         logger.warning("a dispatch has to wait: %s", error)  # Our own texts, which say what to look at.
     except Exception as error:  # noqa: BLE001  # A fault of ours answers 503: the task stays, and is looked at.
         reason, detail = Reason.INTERNAL_ERROR, type(error).__name__
-        _log_failure("dispatch failed inside safedefer", error)
+        log_failure("dispatch failed inside safedefer", error)
     usual = judge(reason)
-    outcome = Outcome(verdict or usual[0], reason)
+    settled = _settle(runtime, dispatch, progress, Outcome(verdict or usual[0], reason), detail)
     progress.learn(
-        accepted=outcome.verdict in _RAN,
-        reason=reason,
+        accepted=settled.reason in _CALLED,
+        reason=settled.reason,
         severity=severity or usual[1],
         detail=detail,
-        outcome=outcome.verdict.value,
+        outcome=settled.verdict.value,
         duration_ms=round((runtime.clock.time() - progress.started) * 1000, 3),
     )
-    return _record(runtime, progress.event, outcome)
+    return _record(runtime, progress.event, settled)
 
 
 _RAN: Final = frozenset({Verdict.DONE, Verdict.FAILED})
+_CALLED: Final = frozenset({Reason.EXECUTED, Reason.FUNCTION_FAILED, Reason.POSTPONED, Reason.DROPPED})
+"""With these, the function was called in this dispatch."""
 _MISSING: Final = {
     "drop": (Verdict.DROP, Severity.NOTICE),
     "retry": (Verdict.RETRY, Severity.NOTICE),
     "fail": (Verdict.REFUSED, Severity.WARNING),
 }
 _TOO_EARLY: Final = "the reissued task has come before its time"
+
+
+def _settle(runtime: Runtime, dispatch: Dispatch, progress: _Progress, outcome: Outcome, detail: str) -> Outcome:
+    """Keep what is given up as a dead letter, and give back a lease that is still held."""
+    attempted = progress.attempted
+    try:
+        if give_up(runtime, dispatch, attempted, outcome, detail):
+            return Outcome(Verdict.DEAD, outcome.reason)
+    except AlreadyExecutedError as error:
+        return Outcome(judge(error.reason)[0], error.reason)
+    except LeaseLostError:
+        return Outcome(Verdict.RETRY, outcome.reason)
+    except UnavailableError as error:
+        # What cannot be kept must stay in the queue: the outcome is answered as it stands, and comes again.
+        logger.warning("a call could not be kept as a dead letter: %s", error)
+    except Exception as error:  # noqa: BLE001  # Likewise.
+        log_failure("a call could not be kept as a dead letter", error)
+    if attempted.lease is not None:
+        _give_back(runtime, attempted.lease)
+    return outcome
 
 
 def _execute_or_reissue(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
@@ -142,15 +131,19 @@ def _execute_or_reissue(runtime: Runtime, dispatch: Dispatch, progress: _Progres
 
 
 def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
+    attempted = progress.attempted
+
     # 1. It has the form of a dispatch: method, content type, one bounded length.
-    length = _check_form(runtime, dispatch)
+    length = check_form(dispatch, runtime.request_cap_bytes)
 
     # 2. The identity token proves that our queue called. From here on the X-CloudTasks-* headers are Google's.
     caller = runtime.tokens.verify(dispatch.authorization)
-    progress.learn(actor=caller.email, attempt=_attempt(dispatch.retry_count))
+    attempted.number = (dispatch.retries or 0) + 1
+    progress.learn(actor=caller.email, attempt=None if dispatch.retries is None else attempted.number)
 
     # 3. The body is read, as long as it said it is.
-    data = _read_exactly(dispatch, length)
+    data = read_exactly(dispatch, length)
+    attempted.envelope = data
 
     # 4. The frame: fixed offsets, nothing decoded.
     untrusted = parse_envelope(data)
@@ -169,6 +162,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
 
     # 6. It is meant for this handler, came through the queue it was signed for, and its time is now.
     runtime.policy.check_audience(claims, dispatch.queue)
+    attempted.verified = envelope
     _check_times(runtime, claims, data)
 
     # 7. The function is registered; its parameters may have changed since, which decoding decides.
@@ -187,34 +181,35 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
     decoded = decode_arguments(function.parameters, body, runtime.resolver)
 
     # 11. The right to execute is taken, for a time; of several dispatches of one task one gets it.
-    lease: Lease | None = None
     if standing is not None:
-        claim = runtime.ledger.claim(claims, standing)
-        lease = _check_standing(runtime, claim, claims, data)
-    if lease is not None:
-        progress.learn(attempt=lease.entry.attempts)
+        lease = _check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
+        if lease is not None:
+            attempted.take(lease)
+            progress.learn(attempt=attempted.number)
 
     # 12. The rows are loaded, the decision is recorded, and the function runs.
     try:
-        arguments = _load(runtime, function, decoded)
+        arguments = load_arguments(runtime, function, decoded)
         note = _note(function, envelope)
         runtime.audit.emit(replace(progress.event, accepted=True, reason=note, severity=Severity.INFO))
-        _run(runtime, function, body, arguments)
+        task = describe_task(runtime, claims, dispatch, attempted.number)
+        call_function(runtime, function, body, arguments, task)
     except FunctionFailedError as failure:
-        _give_back(runtime, lease)
-        return Reason.FUNCTION_FAILED, type(failure.__cause__).__name__
+        match failure.__cause__:
+            case Drop() as drop:
+                _finish(runtime, attempted, claims)
+                return Reason.DROPPED, drop.reason
+            case Retry() as retry if not attempted.is_last(runtime.clock.time()):
+                raise _postponed(runtime, attempted, claims, data, retry) from None
+            case cause:
+                return Reason.FUNCTION_FAILED, type(cause).__name__
     except ReferenceMissingError as error:
         if error.detail == "drop":
-            _finish(runtime, lease, claims)
-        else:
-            _give_back(runtime, lease)
-        raise
-    except Exception:
-        _give_back(runtime, lease)
+            _finish(runtime, attempted, claims)
         raise
 
     # 13. Its end is recorded before the queue is told; what was kept for it is removed.
-    _finish(runtime, lease, claims)
+    _finish(runtime, attempted, claims)
     return Reason.EXECUTED, ""
 
 
@@ -242,8 +237,10 @@ def _check_times(runtime: Runtime, claims: Claims, data: bytes) -> None:
 
 
 def _check_standing(runtime: Runtime, claim: Claim | Lease, claims: Claims, data: bytes) -> Lease | None:
-    """Refuse what is done or under way; give back the lease, if it is one."""
+    """Refuse what is done, given up or under way; give back the lease, if it is one."""
     match claim:
+        case Finished(dead=True):
+            raise AlreadyExecutedError(Reason.ALREADY_DEAD)
         case Finished():
             # Whoever executed it may have been stopped before it removed the stored body.
             discard_overflow(runtime, claims)
@@ -258,6 +255,18 @@ def _check_standing(runtime: Runtime, claim: Claim | Lease, claims: Claims, data
             return None
 
 
+def _postponed(runtime: Runtime, attempted: Attempted, claims: Claims, data: bytes, retry: Retry) -> _LaterError:
+    """The function asks to be called again later: until then nobody may claim the task."""
+    at = runtime.clock.time() + retry.after.total_seconds()
+    if attempted.lease is None:
+        mark = f"again at {at}"
+    else:
+        mark = f"after {attempted.lease.entry.fence}"
+        runtime.ledger.release(attempted.lease, until=int(at))
+        attempted.lease = None
+    return _LaterError(Reason.POSTPONED, claims, data, at=at, mark=mark)
+
+
 def _reissue(runtime: Runtime, dispatch: Dispatch, later: _LaterError) -> tuple[Reason, str]:
     try:
         reissue(runtime, later.claims, later.envelope, at=later.at, mark=later.mark, present=dispatch.task_name)
@@ -268,20 +277,21 @@ def _reissue(runtime: Runtime, dispatch: Dispatch, later: _LaterError) -> tuple[
     return later.reason, ""
 
 
-def _finish(runtime: Runtime, lease: Lease | None, claims: Claims) -> None:
+def _finish(runtime: Runtime, attempted: Attempted, claims: Claims) -> None:
+    lease, attempted.lease = attempted.lease, None
     if lease is not None:
         runtime.ledger.finish(lease)
         discard_overflow(runtime, claims)
 
 
-def _give_back(runtime: Runtime, lease: Lease | None) -> None:
-    if lease is None:
-        return
+def _give_back(runtime: Runtime, lease: Lease) -> None:
     try:
         runtime.ledger.release(lease)
     except UnavailableError as error:
         # The lease ends by itself, or is another worker's already: the next dispatch waits for its end.
-        _log_failure("a lease could not be given back", error)
+        log_failure("a lease could not be given back", error)
+    except Exception as error:  # noqa: BLE001  # A store that fails in an unforeseen way: likewise.
+        log_failure("a lease could not be given back", error)
 
 
 def _unavailable(error: UnavailableError) -> Reason:
@@ -296,36 +306,6 @@ def _unavailable(error: UnavailableError) -> Reason:
             return Reason.REFERENCES_UNAVAILABLE
 
 
-def _check_form(runtime: Runtime, dispatch: Dispatch) -> int:
-    if dispatch.method != "POST":
-        raise RequestRefusedError(Reason.METHOD_NOT_ALLOWED)
-    if dispatch.content_type != CONTENT_TYPE:
-        raise RequestRefusedError(Reason.CONTENT_TYPE_WRONG)
-    text = dispatch.content_length
-    if not text:
-        raise RequestRefusedError(Reason.LENGTH_MISSING)
-    if not (text.isascii() and text.isdigit()):
-        raise RequestRefusedError(Reason.LENGTH_WRONG)
-    if len(text) > _MAX_LENGTH_DIGITS or int(text) > runtime.request_cap_bytes:
-        raise RequestRefusedError(Reason.BODY_TOO_LARGE)
-    return int(text)
-
-
-def _read_exactly(dispatch: Dispatch, length: int) -> bytes:
-    parts: list[bytes] = []
-    missing = length
-    while missing > 0:
-        try:
-            part = dispatch.read(missing)
-        except OSError:  # The connection broke off in the middle.
-            part = b""
-        if not part:
-            raise RequestRefusedError(Reason.LENGTH_WRONG)
-        parts.append(part)
-        missing -= len(part)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
 def _fetch_body(runtime: Runtime, envelope: VerifiedEnvelope) -> VerifiedBody:
     claims = envelope.claims
     if claims.body.codec != CODEC_ID:
@@ -337,72 +317,18 @@ def _fetch_body(runtime: Runtime, envelope: VerifiedEnvelope) -> VerifiedBody:
     return verify_body(envelope, read_overflow(runtime.records, claims))
 
 
-def _load(runtime: Runtime, function: RegisteredFunction, decoded: DecodedArguments) -> Arguments:
-    if not decoded.references:
-        return decoded.build({})
-    rows = runtime.resolver.resolve(decoded.references)
-    if any(reference not in rows for reference in decoded.references):
-        raise ReferenceMissingError(Reason.REFERENCE_MISSING, function.missing)
-    return decoded.build(rows)
-
-
 def _note(function: RegisteredFunction, envelope: VerifiedEnvelope) -> Reason:
     """An accepted call whose function has changed since is told apart in the audit."""
     changed = function.ref.fingerprint != envelope.claims.function.fingerprint
     return Reason.SCHEMA_CHANGED if changed else Reason.ACCEPTED
 
 
-def _run(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments) -> None:
-    """Call the function. It takes a VerifiedBody as proof that the checks above were made.
-
-    Raises:
-        FunctionFailedError: The function raised; its exception is the cause.
-    """
-    token = executing.set(body.claims)
-    try:
-        runtime.invoker.call(function.function, arguments.args, arguments.kwargs)
-    except (KeyboardInterrupt, GeneratorExit):  # The process is ending.
-        raise
-    except BaseException as error:  # The function may raise anything, such as CancelledError; each means a retry.
-        failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
-        failure.__cause__ = error
-        _report(runtime, function, body, failure)
-        raise failure from error
-    finally:
-        executing.reset(token)
-
-
-def _report(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, failure: FunctionFailedError) -> None:
-    if failure.__cause__ is not None:
-        _log_failure(str(failure), failure.__cause__)
-    try:
-        runtime.failures.failed(function.name, body.claims.task_id.hex(), failure)
-    except Exception as error:  # noqa: BLE001  # An error reporter must not change what becomes of the task.
-        _log_failure("reporting a failed task failed", error)
-
-
 def _record(runtime: Runtime, event: AuditEvent, outcome: Outcome) -> Outcome:
     try:
         runtime.audit.emit(event)
     except Exception as error:  # noqa: BLE001  # See below.
-        _log_failure("an audit event could not be recorded", error)
+        log_failure("an audit event could not be recorded", error)
         # What has run must not run again for want of a record; what has not run waits until there can be one.
         if outcome.verdict not in _RAN:
             return Outcome(Verdict.UNAVAILABLE, Reason.INTERNAL_ERROR)
     return outcome
-
-
-def _attempt(retry_count: str | None) -> int | None:
-    if retry_count and retry_count.isascii() and retry_count.isdigit() and len(retry_count) <= _MAX_ATTEMPT_DIGITS:
-        return int(retry_count) + 1
-    return None
-
-
-def _log_failure(what: str, error: BaseException) -> None:
-    """Log where an error came from. Its message and its locals may hold arguments, and stay out."""
-    logger.error("%s: %s\n%s", what, type(error).__qualname__, _places(error.__traceback__))
-
-
-def _places(trace: TracebackType | None) -> str:
-    frames = traceback.extract_tb(trace)
-    return "\n".join(f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames)

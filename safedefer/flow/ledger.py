@@ -10,6 +10,7 @@ from safedefer.core.ledger import (
     Claimed,
     Finished,
     LedgerEntry,
+    bury_entry,
     claim_entry,
     dump_entry,
     finish_entry,
@@ -47,10 +48,12 @@ class Standing:
 
     Attributes:
         claim: Whether it may be executed.
+        entry: Its row; None where it has none.
         version: The version of its row; None where it has none.
     """
 
     claim: Claim
+    entry: LedgerEntry | None
     version: int | None
 
 
@@ -72,7 +75,7 @@ class Ledger:
         record = self._store.get([key]).get(key)
         entry = None if record is None else parse_entry(record.data)
         claim = claim_entry(entry, now=self._clock.time(), lease_seconds=_lease_seconds(claims))
-        return Standing(claim=claim, version=None if record is None else record.version)
+        return Standing(claim=claim, entry=entry, version=None if record is None else record.version)
 
     def claim(self, claims: Claims, standing: Standing) -> Lease | Busy | Finished:
         """Take the right to execute a task, unless it was executed or is being executed.
@@ -123,14 +126,29 @@ class Ledger:
             else:
                 return
 
-    def release(self, lease: Lease) -> None:
-        """Give the lease back after a failure, so that the next dispatch need not wait for its end.
+    def release(self, lease: Lease, until: int = 0) -> None:
+        """Give the lease back, so that the next dispatch need not wait for its end.
 
+        Args:
+            until: Seconds since 1970 before which nobody may claim the task.
         Raises:
             LeaseLostError: The lease was over and another worker has claimed the task.
             StoreUnavailableError: The store did not answer; the lease ends by itself.
         """
-        self._write(replace(lease, entry=release_entry(lease.entry)))
+        self._write(replace(lease, entry=release_entry(lease.entry, until)))
+
+    def burial(self, claims: Claims, held: Lease | Standing) -> Put:
+        """The change that marks a task as given up, for the commit that keeps its dead letter.
+
+        Args:
+            held: The lease of the worker that gives up; without one, what `look` has said.
+        """
+        return Put(
+            key=_key(claims),
+            data=dump_entry(bury_entry(held.entry)),
+            expires_at=record_expiry(claims),
+            expected=held.version,
+        )
 
     def _write(self, lease: Lease) -> None:
         change = Put(key=lease.key, data=dump_entry(lease.entry), expires_at=lease.expires_at, expected=lease.version)

@@ -17,6 +17,8 @@ class Verdict(StrEnum):
     """The function ran to its end: the task is finished."""
     DROP = "drop"
     """Not to be run, and nothing is lost: the task is finished."""
+    DEAD = "dead"
+    """Given up, and kept as a dead letter: the task is finished."""
     REISSUE = "reissue"
     """Not now: the same sealed call waits as a new task, and this one is finished."""
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -27,7 +29,7 @@ class Verdict(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     """No proof that our queue called."""
     REFUSED = "refused"
-    """Refused for good; the queue keeps it, so that a person can look."""
+    """Refused for good, where no dead letter could be kept: the queue keeps it instead."""
     RETRY = "retry"
     """Not now: another revision, or another moment, may accept it."""
     FAILED = "failed"
@@ -84,6 +86,9 @@ _VERDICTS: Final[Mapping[Reason, tuple[Verdict, Severity]]] = {
     Reason.FUNCTION_FAILED: (Verdict.FAILED, Severity.WARNING),
     Reason.EXECUTED: (Verdict.DONE, Severity.INFO),
     Reason.ALREADY_EXECUTED: (Verdict.DONE, Severity.NOTICE),
+    Reason.ALREADY_DEAD: (Verdict.DROP, Severity.NOTICE),
+    Reason.POSTPONED: (Verdict.REISSUE, Severity.INFO),
+    Reason.DROPPED: (Verdict.DROP, Severity.NOTICE),
     Reason.LEASE_HELD: (Verdict.REISSUE, Severity.NOTICE),
     Reason.LEASE_LOST: (Verdict.RETRY, Severity.WARNING),
     Reason.STORE_UNAVAILABLE: (Verdict.UNAVAILABLE, Severity.WARNING),

@@ -5,6 +5,7 @@ held against the signed digest before it is decoded.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from safedefer.core.claims import Claims, Storage
@@ -17,8 +18,9 @@ from safedefer.flow.ledger import record_expiry
 
 _CHUNKS_IN_ONE_COMMIT: Final = OVERFLOW_COMMIT_BYTES // OVERFLOW_CHUNK_BYTES
 _SCAN: Final = 4
-_VERSION: Final = 1
-"""A chunk is written once and never changed."""
+_WRITTEN: Final = 1
+_KEPT: Final = 2
+"""The versions of a chunk: as it was written, and with the longer life that it has beside a dead letter."""
 
 
 def write_overflow(store: RecordStore, claims: Claims, body: bytes) -> None:
@@ -70,10 +72,28 @@ def remove_overflow(store: RecordStore, claims: Claims) -> None:
     if claims.body.storage is not Storage.OVERFLOW:
         return
     for key in _keys(claims):
-        try:
-            store.commit([Delete(key=key, expected=_VERSION)])
-        except RecordConflictError:
-            continue  # Removed before, or not ours.
+        for version in (_WRITTEN, _KEPT):
+            try:
+                store.commit([Delete(key=key, expected=version)])
+            except RecordConflictError:
+                continue  # Removed before, or not ours.
+            break
+
+
+def keep_overflow(store: RecordStore, claims: Claims, expires_at: int) -> None:
+    """Have a body live longer: until the dead letter that needs it expires.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    if claims.body.storage is not Storage.OVERFLOW:
+        return
+    for key in _keys(claims):
+        record = store.get([key]).get(key)
+        if record is None or record.version != _WRITTEN:
+            continue
+        with suppress(RecordConflictError):  # Somebody else has just done the same.
+            store.commit([Put(key=key, data=record.data, expires_at=expires_at, expected=_WRITTEN)])
 
 
 def purge_expired(store: RecordStore, kind: RecordKind, now: float) -> Iterator[bool]:

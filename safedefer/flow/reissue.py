@@ -1,15 +1,14 @@
 """The one way to say "not now": the same sealed call as a new task, for later. Signs nothing."""
 
-from datetime import timedelta
 from hashlib import sha256
 from typing import Final, final
 
 from safedefer.core.claims import Claims
 from safedefer.core.names import TaskName
 from safedefer.core.pae import encode_pieces
-from safedefer.core.ports import OutgoingTask
 from safedefer.errors import ConfigurationError, QueueUnavailableError, UsageError
 from safedefer.flow.runtime import Runtime
+from safedefer.flow.tasks import make_task
 
 _NAME_DIGITS: Final = 40
 
@@ -41,15 +40,7 @@ def reissue(runtime: Runtime, claims: Claims, envelope: bytes, *, at: float, mar
     name = TaskName(digest[:_NAME_DIGITS])
     if name == present:
         raise TooEarlyError
-    task = runtime.sender.prepare(
-        OutgoingTask(
-            queue=claims.audience.queue,
-            name=name,
-            envelope=envelope,
-            schedule_time=at,
-            deadline=timedelta(seconds=claims.deadline_seconds),
-        )
-    )
+    task = runtime.sender.prepare(make_task(claims, envelope, schedule_time=at, name=name))
     try:
         # A task of that name exists if a duplicate of this dispatch was first. It comes at the same moment.
         runtime.sender.send(task)

@@ -9,6 +9,7 @@ from safedefer.core.claims import Producer
 from safedefer.core.keys import KeyRing
 from safedefer.core.limits import MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES, MAX_REQUEST_BYTES
 from safedefer.core.names import QueueName
+from safedefer.core.options import TaskOptions
 from safedefer.core.policy import Policy
 from safedefer.core.ports import (
     AuditSink,
@@ -18,10 +19,12 @@ from safedefer.core.ports import (
     Invoker,
     RecordStore,
     ReferenceResolver,
+    SurroundingsSource,
     TaskSender,
     TokenVerifier,
 )
 from safedefer.core.registry import Registry
+from safedefer.core.routing import Route
 from safedefer.core.signing import Deployment
 from safedefer.errors import ConfigurationError
 from safedefer.flow.ledger import Ledger
@@ -39,6 +42,7 @@ class Runtime:
         policy: Who this handler is.
         default_queue: The queue of a call that names none.
         producer: What the claims say of this service.
+        default_route: Where tasks run that do not say: on App Engine, the running version.
         inline_limit_bytes: Largest serialized task that is sent.
         body_cap_bytes: Largest encoded body.
         request_cap_bytes: Largest request that the handler reads.
@@ -50,10 +54,12 @@ class Runtime:
     policy: Policy
     default_queue: QueueName
     producer: Producer
+    default_route: Route
     sender: TaskSender
     tokens: TokenVerifier
     resolver: ReferenceResolver
     commits: CommitHook
+    surroundings: SurroundingsSource
     invoker: Invoker
     audit: AuditSink
     failures: FailureSink
@@ -63,6 +69,14 @@ class Runtime:
     inline_limit_bytes: int = MAX_INLINE_TASK_BYTES
     body_cap_bytes: int = MAX_BODY_BYTES
     request_cap_bytes: int = MAX_REQUEST_BYTES
+
+    def route_of(self, options: TaskOptions) -> Route:
+        """Where a task with these options runs: a version belongs to its service, an instance to its version."""
+        asked, usual = options.route, self.default_route
+        if asked.service is not None and asked.service != usual.service:
+            return asked
+        version = asked.version or usual.version
+        return Route(service=asked.service or usual.service, version=version, instance=asked.instance)
 
 
 @final

@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final, final
 
 from google.api_core import exceptions
@@ -15,6 +16,8 @@ from safedefer.core.envelope import CONTENT_TYPE
 from safedefer.core.limits import MAX_INLINE_TASK_BYTES
 from safedefer.core.names import LocationName, ProjectName
 from safedefer.core.ports import OutgoingTask, SendableTask
+from safedefer.core.retries import RetryOptions
+from safedefer.core.routing import routed_url
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
 from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
@@ -40,6 +43,8 @@ _RETRY: Final = Retry(
 # A local cloud that does not answer is not running; nobody wants to wait to be told.
 _LOCAL_RETRY: Final = _RETRY.with_timeout(1.0)
 _NANOSECONDS: Final = 1_000_000_000
+_SECOND: Final = timedelta(seconds=1)
+_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 @final
@@ -101,7 +106,7 @@ class CloudTasksSender:
         message = tasks_v2.Task.pb()(
             name=f"{parent}/tasks/{task.name}",
             http_request={
-                "url": target.handler_url,
+                "url": routed_url(target.handler_url, task.route),
                 "http_method": tasks_v2.HttpMethod.POST,
                 "headers": {"Content-Type": CONTENT_TYPE},
                 "body": task.envelope,
@@ -109,6 +114,7 @@ class CloudTasksSender:
             },
             dispatch_deadline=Duration(seconds=int(task.deadline.total_seconds())),
             schedule_time=None if task.schedule_time is None else _timestamp(task.schedule_time),
+            retry_config=None if task.retry is None else _retry_config(task.retry),
         )
         return _PreparedTask(parent, tasks_v2.Task.wrap(message), message.ByteSize())
 
@@ -137,6 +143,20 @@ class CloudTasksSender:
         if host is None:
             return tasks_v2.CloudTasksClient()
         return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=open_local_channel(host)))
+
+
+def _retry_config(retry: RetryOptions) -> dict[str, object]:
+    # Every field, so that none is filled in from elsewhere. The handler gives up, and keeps what it gives up on.
+    return {
+        "max_attempts": -1,
+        "min_backoff": _duration(retry.shortest),
+        "max_backoff": _duration(retry.longest),
+        "max_doublings": retry.doublings,
+    }
+
+
+def _duration(time: timedelta) -> Duration:
+    return Duration(seconds=time // _SECOND, nanos=(time % _SECOND) // _MICROSECOND * 1_000)
 
 
 def _timestamp(moment: float) -> Timestamp:

@@ -47,6 +47,8 @@ from safedefer.gcp.per_process import PerProcess
 _KINDS: Final[Mapping[RecordKind, str]] = {
     RecordKind.LEDGER: "SafedeferLedger",
     RecordKind.OVERFLOW: "SafedeferOverflow",
+    RecordKind.DEAD: "SafedeferDead",
+    RecordKind.DEAD_ENVELOPE: "SafedeferDeadEnvelope",
 }
 # A response has to stay below 4 MiB, the limit of the client's channel; a record has up to 900,000 bytes.
 _RECORDS_IN_ONE_RESPONSE: Final = 4

@@ -27,9 +27,9 @@ def dispatch(site: Site, *lines: str, token: bool = True) -> Reason:
     usual = [f"Content-Length: {len(wire)}"]
     usual += [f"Authorization: Bearer {site.token()}"] if token else []
     answer = post(site, wire, *usual, *lines)
-    assert not answer.startswith("HTTP/1.1 2")
     assert site.traces() == []
     (event,) = site.dispatches()
+    assert answer.startswith("HTTP/1.1 2") == (event.outcome == "dead")
     return event.reason
 
 

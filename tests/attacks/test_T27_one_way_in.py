@@ -11,7 +11,7 @@ import pytest
 import safedefer
 from safedefer.core import signing
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body
-from safedefer.flow import execute
+from safedefer.flow import calling
 from tests.support.builders import make_envelope, verified
 
 PACKAGE = Path(safedefer.__file__).parent
@@ -55,9 +55,9 @@ def test_T27_verified_types_are_made_in_one_place() -> None:
 
 
 def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> None:
-    assert uses_of("runtime.invoker.call(") == ["flow/execute.py _run"]
-    assert uses_of("_run(") == ["flow/execute.py _verify_and_execute"]
-    assert execute._run.__annotations__["body"] is signing.VerifiedBody
+    assert uses_of("runtime.invoker.call(") == ["flow/calling.py call_function"]
+    assert uses_of("call_function(") == ["flow/execute.py _verify_and_execute"]
+    assert calling.call_function.__annotations__["body"] is signing.VerifiedBody
 
 
 def test_T27_arguments_are_decoded_from_a_verified_body_only() -> None:

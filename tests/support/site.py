@@ -1,7 +1,9 @@
 """A running site: the tests' Django project behind a real HTTP server, and the local cloud that calls it."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +20,7 @@ from safedefer.core.keys import Key
 from safedefer.core.signing import claim_body, sign_envelope, verify_envelope
 from safedefer.django.conf import LOCAL_SERVICE_ACCOUNT
 from safedefer.emulator import LocalCloud
+from safedefer.flow.deadletters import list_letters
 from safedefer.flow.defer import seal_call
 from safedefer.flow.runtime import Runtime, install
 from tests.site.shop.models import Trace
@@ -54,6 +57,13 @@ class Site:
     def run_tasks(self) -> None:
         """Wait until nothing is due and nothing is being dispatched."""
         assert self.cloud.tasks.wait_idle(WAIT_SECONDS), "the local cloud did not become idle"
+
+    def run_tasks_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for tasks that are tried again a moment later."""
+        ends = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert time.monotonic() < ends, "it did not come to that"
+            self.run_tasks()
 
     def tasks(self) -> list[Any]:
         """The tasks that wait in the queue `default`, bodies included."""
@@ -145,6 +155,10 @@ class Site:
         assert reply.body == b""
         assert not any(event.accepted for event in self.events), self.events
         (event,) = self.dispatches()
+        assert (reply.status == HTTPStatus.NO_CONTENT) == (event.outcome in ("dead", "drop"))
+        if event.outcome == "dead":
+            # Success is answered only because it is kept.
+            assert event.reason in {letter.reason for letter in list_letters(self.runtime.records)}
         return event
 
 

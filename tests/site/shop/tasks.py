@@ -1,12 +1,14 @@
 """Deferrables of the tests' application; each leaves a trace."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from safedefer import deferrable
+from django.utils import timezone, translation
+
+from safedefer import Drop, Retry, RetryOptions, current_task, deferrable, environment
 from tests.site.shop.models import Customer, Parcel, Trace
 
 
@@ -118,3 +120,45 @@ class Office:
     def note(text: str) -> None:
         """Leave a text."""
         trace("office", text)
+
+
+@deferrable(name="shop.fail_twice", retry=RetryOptions(max_attempts=2, min_backoff=timedelta(milliseconds=10)))
+def fail_twice(text: str) -> None:
+    """Fail as often as it may."""
+    trace("attempt", text)
+    raise RuntimeError(text)
+
+
+@deferrable(name="shop.again")
+def again(text: str) -> None:
+    """Ask to be called again, once."""
+    task = current_task()
+    assert task is not None
+    trace("again", text, task.attempt, task.retry_count)
+    if task.attempt == 1:
+        raise Retry(after=0)
+
+
+@deferrable(name="shop.pass_by")
+def pass_by() -> None:
+    """Find that there is nothing to do."""
+    raise Drop("nothing to do")
+
+
+@deferrable(name="shop.look_around")
+def look_around() -> None:
+    """Leave what is known of the task, and what surrounds it."""
+    task = current_task()
+    assert task is not None
+    names = (environment.task_name(), environment.task_queue_name(), environment.task_retry_count())
+    trace("task", task.function, task.attempt, environment.is_in_task(), environment.task_execution_count(), *names)
+    trace("around", translation.get_language(), timezone.get_current_timezone_name(), task.traceparent)
+
+
+@deferrable(name="shop.alook_around")
+async def alook_around() -> None:
+    """The same from a coroutine function."""
+    task = current_task()
+    assert task is not None
+    text = f"around {translation.get_language()} {timezone.get_current_timezone_name()} {task.function}"
+    await Trace.objects.acreate(text=text)

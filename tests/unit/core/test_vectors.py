@@ -64,7 +64,7 @@ def second_verdict(wire: bytes, queue: str, now: int) -> str:
         (magic != b"SDFR", "frame_magic"),
         (version != 1, "frame_version"),
         (flags != 0, "frame_flags"),
-        (not 1 <= c <= 2_048 or len(wire) != 54 + c + b, "frame_length"),
+        (not 1 <= c <= 4_096 or len(wire) != 54 + c + b, "frame_length"),
         (key_id != second_key(SECRET, b"key-id", ENVIRONMENT, PROJECT, 8), "key_unknown"),
         (suite != 1, "suite_mismatch"),
     ):
@@ -76,9 +76,9 @@ def second_verdict(wire: bytes, queue: str, now: int) -> str:
     if tag != hmac.digest(key, second_pae(b"safedefer.envelope", b"\x01", wire[:22], place, claims), "sha256"):
         return "tag_invalid"
     tree = msgpack.unpackb(claims)
-    if not isinstance(tree, list) or len(tree) != 9:
+    if not isinstance(tree, list) or len(tree) != 12:
         return "claims_malformed"
-    kind, audience, _, _, _, (_, length, digest, storage), _, _, (issued, start, end) = tree
+    kind, audience, _, _, _, (_, length, digest, storage), _, _, (issued, start, end), _, _, _ = tree
     for wrong, reason in (
         (kind != "call", "type_unsupported"),
         (storage == "overflow" and body != b"", "claims_malformed"),

@@ -84,7 +84,7 @@ def test_coroutine_function_runs(site: Site) -> None:
         ({"content_length": str(MAX_REQUEST_BYTES + 1)}, 413, Reason.BODY_TOO_LARGE),
         ({"content_length": "5000"}, 400, Reason.LENGTH_WRONG),
         ({"content_type": "application/json"}, 415, Reason.CONTENT_TYPE_WRONG),
-        ({"x_cloudtasks_queuename": None}, 422, Reason.QUEUE_MISMATCH),
+        ({"x_cloudtasks_queuename": None}, 204, Reason.QUEUE_MISMATCH),
     ],
 )
 def test_dispatch_that_is_wrong_is_refused_as_elsewhere(

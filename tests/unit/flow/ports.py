@@ -1,24 +1,28 @@
 """A runtime whose ports are in memory and remember what was asked of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from safedefer.core.audit import AuditEvent
-from safedefer.core.claims import Producer
+from safedefer.core.claims import Claims, Producer
 from safedefer.core.codec import encode_arguments
 from safedefer.core.envelope import CONTENT_TYPE
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.names import FunctionName, QueueName
 from safedefer.core.ports import OutgoingTask, SendableTask, VerifiedCaller
 from safedefer.core.registry import Registry
+from safedefer.core.routing import ANYWHERE
+from safedefer.core.surroundings import NO_SURROUNDINGS, Surroundings
 from safedefer.errors import Reason, TokenError
-from safedefer.flow.execute import Dispatch
+from safedefer.flow.current import CurrentTask
+from safedefer.flow.dispatch import Dispatch
 from safedefer.flow.ledger import Ledger
 from safedefer.flow.runtime import Runtime
 from safedefer.testing.fakes import MemoryRecords
-from tests.support.builders import DEPLOYMENT, POLICY, RING, ManualClock, Row, Rows, make_claims, make_envelope
+from tests.support.builders import DEPLOYMENT, NOW, POLICY, RING, ManualClock, Row, Rows, make_claims, make_envelope
 
 T = TypeVar("T")
 CALLER = VerifiedCaller(email="tasks@acme.iam.gserviceaccount.com", subject="1")
@@ -102,6 +106,24 @@ class Commits:
         self.waiting.append(action)
 
 
+@dataclass
+class Around:
+    """Surroundings that a test chooses, and those that were restored."""
+
+    here: Surroundings = NO_SURROUNDINGS
+    restored_to: list[Surroundings] = field(default_factory=list)
+
+    def capture(self) -> Surroundings:
+        """What the test chose."""
+        return self.here
+
+    @contextmanager
+    def restored(self, surroundings: Surroundings) -> Iterator[None]:
+        """Remember them."""
+        self.restored_to.append(surroundings)
+        yield
+
+
 class Invoker:
     """Calls plain functions."""
 
@@ -153,6 +175,7 @@ class Ports:
     failures: Failures = field(default_factory=Failures)
     records: MemoryRecords = field(default_factory=MemoryRecords)
     rows: Rows = field(default_factory=Rows)
+    around: Around = field(default_factory=Around)
 
     def runtime(self, **changes: Any) -> Runtime:
         """A runtime of these ports, with `note`, `raises` and `greet` registered."""
@@ -167,10 +190,12 @@ class Ports:
             "policy": POLICY,
             "default_queue": QueueName("default"),
             "producer": Producer(service="web", revision="web-1"),
+            "default_route": ANYWHERE,
             "sender": self.sender,
             "tokens": Tokens(),
             "resolver": self.rows,
             "commits": self.commits,
+            "surroundings": self.around,
             "invoker": Invoker(),
             "audit": self.audit,
             "failures": self.failures,
@@ -204,10 +229,23 @@ def make_dispatch(data: bytes, **changes: Any) -> Dispatch:
         "queue": "default",
         "task_name": "a-name",
         "retry_count": "0",
+        "execution_count": "0",
         "read": read,
         **changes,
     }
     return Dispatch(**values)
+
+
+def make_current(claims: Claims | None = None) -> CurrentTask:
+    """A task that is being executed."""
+    return CurrentTask(
+        claims=make_claims() if claims is None else claims,
+        name="a-name",
+        attempt=1,
+        retry_count=0,
+        execution_count=0,
+        deadline=datetime.fromtimestamp(NOW, UTC) + DEADLINE,
+    )
 
 
 DEADLINE = timedelta(seconds=600)

@@ -22,12 +22,12 @@ from safedefer.errors import (
     TaskExistsError,
     TaskRefusedError,
 )
+from safedefer.flow.current import executing
 from safedefer.flow.defer import DeferredTask, defer_call, seal_call
 from safedefer.flow.execute import handle_dispatch
-from safedefer.flow.lineage import executing
 from safedefer.flow.runtime import Runtime
 from tests.support.builders import DEPLOYMENT, NOW, RING, make_claims
-from tests.unit.flow.ports import Ports, make_dispatch, ran
+from tests.unit.flow.ports import Ports, make_current, make_dispatch, ran
 
 
 @pytest.fixture(autouse=True)
@@ -225,7 +225,7 @@ def test_bad_option_in_a_transaction_is_told_at_once(ports: Ports, runtime: Runt
 
 def test_call_of_a_call_names_its_parent_and_its_root(ports: Ports, runtime: Runtime) -> None:
     parent = make_claims()
-    token = executing.set(parent)
+    token = executing.set(make_current(parent))
     try:
         send(runtime)
     finally:

@@ -22,8 +22,8 @@ from safedefer.errors import (
     TaskExistsError,
     UnavailableError,
 )
+from safedefer.flow.current import executing
 from safedefer.flow.execute import handle_dispatch
-from safedefer.flow.lineage import executing
 from safedefer.flow.outcome import Outcome, Verdict
 from safedefer.flow.runtime import Runtime
 from tests.support.builders import NOW, Row, Rows, make_audience, make_claims, make_envelope
@@ -303,7 +303,7 @@ def test_function_sees_which_task_it_is_and_nobody_else_does(ports: Ports, runti
     [
         ("drop", Verdict.DROP, Severity.NOTICE),
         ("retry", Verdict.RETRY, Severity.NOTICE),
-        ("fail", Verdict.REFUSED, Severity.WARNING),
+        ("fail", Verdict.DEAD, Severity.WARNING),
     ],
 )
 def test_row_that_is_gone_is_the_functions_own_policy(
@@ -318,9 +318,10 @@ def test_row_that_is_gone_is_the_functions_own_policy(
     assert (event.severity, event.detail) == (severity, missing)
     ports.rows.rows[7] = Row(7)
     again = handle_dispatch(runtime, make_dispatch(data))
-    # What was dropped stays dropped, whatever appears under that key later.
-    assert again.reason is (Reason.ALREADY_EXECUTED if missing == "drop" else Reason.EXECUTED)
-    assert ran == ([] if missing == "drop" else [7])
+    # What was dropped or given up stays so, whatever appears under that key later.
+    ends = {"drop": Reason.ALREADY_EXECUTED, "fail": Reason.ALREADY_DEAD, "retry": Reason.EXECUTED}
+    assert again.reason is ends[missing]
+    assert ran == ([7] if missing == "retry" else [])
 
 
 class NoRows(Rows):

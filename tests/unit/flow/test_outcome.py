@@ -52,6 +52,9 @@ EXPECTED: dict[Reason, tuple[int, Severity]] = {
     Reason.ARGUMENTS_MISMATCH: (409, Severity.WARNING),
     Reason.REFERENCES_UNAVAILABLE: (503, Severity.WARNING),
     Reason.ALREADY_EXECUTED: (204, Severity.NOTICE),
+    Reason.ALREADY_DEAD: (204, Severity.NOTICE),
+    Reason.POSTPONED: (204, Severity.INFO),
+    Reason.DROPPED: (204, Severity.NOTICE),
     Reason.LEASE_HELD: (204, Severity.NOTICE),
     Reason.LEASE_LOST: (409, Severity.WARNING),
     Reason.STORE_UNAVAILABLE: (503, Severity.WARNING),
@@ -63,7 +66,7 @@ EXPECTED: dict[Reason, tuple[int, Severity]] = {
 }
 """Written down a second time, so that neither table changes by accident."""
 
-END_NO_DISPATCH = {Reason.ACCEPTED, Reason.SCHEMA_CHANGED, Reason.DEFERRED}
+END_NO_DISPATCH = {Reason.ACCEPTED, Reason.SCHEMA_CHANGED, Reason.DEFERRED, Reason.REDRIVEN}
 BY_THE_FUNCTIONS_OWN_POLICY = {Reason.REFERENCE_MISSING}
 
 
