@@ -42,16 +42,23 @@ class _CannotEncodeError(Exception):
 
 
 def encode_arguments(
-    parameters: Parameters, args: tuple[object, ...], kwargs: Mapping[str, object], resolver: ReferenceResolver
+    parameters: Parameters,
+    args: tuple[object, ...],
+    kwargs: Mapping[str, object],
+    resolver: ReferenceResolver,
+    *,
+    with_related: bool = False,
 ) -> bytes:
     """Check a call against the function's parameters and encode its arguments.
 
+    Args:
+        with_related: Model instances take along the names of the relations that they hold loaded rows of.
     Raises:
         InvalidCallError: An argument is missing, surplus or unexpected.
         UnencodableArgumentError: A value cannot travel; its `path` says where it stands.
     """
     parameters.check_call(args, kwargs)
-    encoder = _Encoder(resolver)
+    encoder = _Encoder(resolver, with_related=with_related)
     try:
         body = pack([list(args), kwargs], encoder.encode)
     except _CannotEncodeError as error:
@@ -71,10 +78,11 @@ def encode_arguments(
 class _Encoder:
     """What msgpack asks for each value that is not plain."""
 
-    __slots__ = ("_resolver",)
+    __slots__ = ("_resolver", "_with_related")
 
-    def __init__(self, resolver: ReferenceResolver) -> None:
+    def __init__(self, resolver: ReferenceResolver, *, with_related: bool) -> None:
         self._resolver = resolver
+        self._with_related = with_related
 
     def encode(self, value: object) -> ExtType:
         try:
@@ -103,12 +111,15 @@ class _Encoder:
 
     def _encode_model(self, value: object) -> ExtType:
         try:
-            reference = self._resolver.reference(value)
+            reference = self._resolver.reference(value, with_related=self._with_related)
         except ValueError as error:
             raise _CannotEncodeError(value, str(error)) from error
         if not ANY.fits(reference.key, 1) or not isinstance(reference.key, Hashable):
             raise _CannotEncodeError(value, f"a primary key of type {type(reference.key).__qualname__} cannot travel")
-        return ExtType(ExtCode.MODEL, pack([reference.label, reference.using, reference.key], self.encode))
+        parts = [reference.label, reference.using, reference.key]
+        if reference.related:
+            parts.append(list(reference.related))
+        return ExtType(ExtCode.MODEL, pack(parts, self.encode))
 
 
 def _check_bounds(parameters: Parameters, body: bytes, resolver: ReferenceResolver) -> None:

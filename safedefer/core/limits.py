@@ -21,6 +21,11 @@ MAX_DEPTH: Final = 32
 MAX_NODES: Final = 500_000
 """Values in one body: elements, keys and containers together."""
 
+MAX_RELATED: Final = 16
+"""Relations that one model instance takes along, and MAX_RELATED_DEPTH of them in a row."""
+
+MAX_RELATED_DEPTH: Final = 4
+
 MAX_TOKEN_BYTES: Final = 4_096
 """An identity token of Google's is below 1.5 kB."""
 

@@ -124,16 +124,18 @@ class ReferenceResolver(Protocol):
         """Whether a label names the model `cls` or a subclass of it. Never imports anything."""
         ...
 
-    def reference(self, instance: object) -> ModelReference:
+    def reference(self, instance: object, *, with_related: bool = False) -> ModelReference:
         """The reference of a row.
 
+        Args:
+            with_related: Name the relations that the instance holds loaded rows of.
         Raises:
             ValueError: The instance is no saved row; the message says why.
         """
         ...
 
     def resolve(self, references: Iterable[ModelReference]) -> Mapping[ModelReference, object]:
-        """Load rows, those of one model and alias together. Rows that are gone are absent from the result.
+        """Load rows, those of one model, alias and set of relations together. What is gone is not in the result.
 
         Raises:
             UnavailableError: The database did not answer.

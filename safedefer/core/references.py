@@ -12,11 +12,13 @@ class ModelReference:
         label: `app_label.model_name` in lower case; looked up in the application's registry, never imported.
         using: The alias of the database.
         key: The primary key, a hashable value of the codec; a tuple for a composite key.
+        related: Relations that are to be loaded with it, such as `author__publisher`, in their order.
     """
 
     label: str
     using: str
     key: object = field(repr=False)  # An argument, which no log may show.
+    related: tuple[str, ...] = ()
 
 
 def is_model_class(annotation: object) -> TypeGuard[type]:

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple, final
 from msgpack import ExtType
 
 from safedefer.core.atoms import ATOM_CODES, ATOM_TYPES, load_atom
-from safedefer.core.limits import MAX_DEPTH, MAX_NODES
+from safedefer.core.limits import MAX_DEPTH, MAX_NODES, MAX_RELATED
 from safedefer.core.references import ModelReference
 from safedefer.core.wire import ExtCode, WireError, pack, unpack
 
@@ -632,11 +632,14 @@ class ModelShape(Shape):
 
     def decode(self, node: object, reader: Reader, depth: int) -> object:
         reader.enter(depth)
-        label, using, key_node = _ext_list(node, ExtCode.MODEL, length=3)
+        parts = _ext_list(node, ExtCode.MODEL)
+        if len(parts) < _REFERENCE_PARTS:
+            raise WireError("a reference with the wrong parts")
+        label, using, key_node, *rest = parts
         if not isinstance(label, str) or not isinstance(using, str) or not reader.allows(label, self.cls):
             raise ShapeError
         key = ANY.decode(key_node, reader, 1)  # A value of its own: where the row stands does not count.
-        reference = ModelReference(label=label, using=using, key=key)
+        reference = ModelReference(label=label, using=using, key=key, related=_related(rest))
         if reader.rows is None:
             try:
                 reader.references[reference] = None
@@ -646,11 +649,26 @@ class ModelShape(Shape):
         return reader.rows[reference]
 
 
+def _related(rest: list[object]) -> tuple[str, ...]:
+    """The relations of a reference: none, or one array of names."""
+    if not rest:
+        return ()
+    names = rest[0]
+    if len(rest) > 1 or not isinstance(names, list) or not 0 < len(names) <= MAX_RELATED:
+        raise WireError("a reference with the wrong relations")
+    texts = tuple(name for name in names if isinstance(name, str) and len(name) <= _MAX_RELATED_NAME)
+    if len(texts) != len(names):
+        raise WireError("a reference with the wrong relations")
+    return texts
+
+
 class _Absent:
     """Stands for a field that an instance does not have; fits no shape."""
 
 
 _ABSENT: Final = _Absent()
+_REFERENCE_PARTS: Final = 3
+_MAX_RELATED_NAME: Final = 250
 ANY: Final = AnyShape()
 _LIST_OF_ANY: Final = ListShape(ANY)
 _DICT_OF_ANY: Final = DictShape(ANY)

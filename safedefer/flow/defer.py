@@ -127,7 +127,9 @@ def seal_call(
     Raises:
         UsageError: The arguments, an option, or the size cannot work.
     """
-    body = encode_arguments(function.parameters, args, kwargs, runtime.resolver)
+    body = encode_arguments(
+        function.parameters, args, kwargs, runtime.resolver, with_related=not options.wipe_related_caches
+    )
     if len(body) > runtime.body_cap_bytes:
         raise PayloadTooLargeError(
             f"the arguments of {function.name} take {len(body):,} bytes, the cap is {runtime.body_cap_bytes:,}; "

@@ -131,7 +131,7 @@ class Rows:
         """Only the label of `Row`."""
         return label == Row._meta.label_lower and cls is Row
 
-    def reference(self, instance: object) -> ModelReference:
+    def reference(self, instance: object, *, with_related: bool = False) -> ModelReference:
         """The reference of a Row; one without a primary key is not saved."""
         assert isinstance(instance, Row)
         if instance.pk is None:

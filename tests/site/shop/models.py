@@ -49,3 +49,22 @@ class Badge(Stamped):
     """A row whose primary key is a text."""
 
     code = models.CharField(primary_key=True, max_length=20)
+
+
+class Order(models.Model):
+    """A row with relations."""
+
+    customer = models.ForeignKey(Customer, on_delete=models.CASCADE)
+    referrer = models.ForeignKey(Customer, on_delete=models.CASCADE, null=True, related_name="+")
+
+
+class Invoice(models.Model):
+    """A row that belongs to one order."""
+
+    order = models.OneToOneField(Order, on_delete=models.CASCADE)
+
+
+class Reminder(models.Model):
+    """A row three relations away from a customer."""
+
+    invoice = models.ForeignKey(Invoice, on_delete=models.CASCADE)

@@ -9,7 +9,7 @@ from typing import Any
 from django.utils import timezone, translation
 
 from safedefer import Drop, Retry, RetryOptions, current_task, deferrable, environment
-from tests.site.shop.models import Customer, Parcel, Trace
+from tests.site.shop.models import Customer, Order, Parcel, Trace
 
 
 class Color(Enum):
@@ -162,3 +162,9 @@ async def alook_around() -> None:
     assert task is not None
     text = f"around {translation.get_language()} {timezone.get_current_timezone_name()} {task.function}"
     await Trace.objects.acreate(text=text)
+
+
+@deferrable(name="shop.show_order")
+def show_order(order: Order) -> None:
+    """Leave which relations an order arrives with."""
+    trace("order", order.pk, sorted(order._state.fields_cache))
