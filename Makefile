@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test chaos check format bench clean
 
 help:
 	@echo "make demo    the main job on the embedded local cloud; KEEP=1 leaves it running"
 	@echo "make test    all tests"
 	@echo "make check   ruff, mypy strict, pyright"
+	@echo "make chaos   kill a process at 500 points of a transaction, on each database"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make format  format the code"
 
@@ -30,6 +31,9 @@ demo: $(READY)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+chaos: $(READY)
+	@SAFEDEFER_CHAOS_POINTS=500 $(BIN)/python -m pytest tests/integration/test_outbox.py -k killed
 
 check: $(READY)
 	$(BIN)/python -m ruff check .

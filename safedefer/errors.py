@@ -112,6 +112,8 @@ class Reason(StrEnum):
     POSTPONED = "postponed"
     DROPPED = "dropped"
     REDRIVEN = "redriven"
+    SWEPT = "swept"
+    NEVER_SENT = "never_sent"
     ACCEPTED = "accepted"
     EXECUTED = "executed"
     DEFERRED = "deferred"

@@ -57,6 +57,17 @@ OVERFLOW_CHUNK_BYTES: Final = 900_000
 OVERFLOW_COMMIT_BYTES: Final = 8_100_000
 """One commit of an overflowed body. A Datastore request holds 10 MiB."""
 
+OUTBOX_DELAY: Final = timedelta(seconds=30)
+"""Younger calls in the outbox are left to the process that has committed them."""
+
+OUTBOX_AGE: Final = timedelta(days=1)
+"""A call that Cloud Tasks refuses for so long becomes a dead letter."""
+
+SWEEP_BUCKET: Final = timedelta(minutes=2)
+SWEEP_LONG_BUCKET: Final = timedelta(hours=1)
+"""One sweep of the outbox follows each bucket of time in which calls were kept; the long one is for transactions that
+took longer than the short one waits."""
+
 DEAD_LETTER_AGE: Final = timedelta(days=90)
 """How long a dead letter is kept for a person."""
 

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar, final
 
 from safedefer.core.audit import AuditEvent
 from safedefer.core.names import QueueName, TaskName
+from safedefer.core.outbox import WaitingCall
 from safedefer.core.records import Change, Record, RecordKey, RecordKind
 from safedefer.core.references import ModelReference
 from safedefer.core.retries import RetryOptions
@@ -62,6 +63,11 @@ class SendableTask(Protocol):
     @property
     def size_bytes(self) -> int:
         """Exact size of what the service is given to store."""
+        ...
+
+    @property
+    def envelope(self) -> bytes:
+        """The request body that it was made with."""
         ...
 
 
@@ -156,6 +162,41 @@ class CommitHook(Protocol):
 
     def on_commit(self, using: str, action: Callable[[], object]) -> None:
         """Call `action` once the transaction has committed; never, if it is rolled back."""
+        ...
+
+
+class Outbox(Protocol):
+    """Calls that wait to be sent, each in the database whose transaction it belongs to."""
+
+    def put(self, using: str, task_id: str, envelope: bytes, now: int) -> bool:
+        """Keep a sealed call in the transaction that is open on the alias.
+
+        Returns:
+            False where that database has no outbox.
+        Raises:
+            StoreUnavailableError: It could not be written.
+        """
+        ...
+
+    def remove(self, using: str, task_id: str) -> None:
+        """Take a call out; one that is not there is no matter.
+
+        Raises:
+            StoreUnavailableError: The database did not answer.
+        """
+        ...
+
+    def claim(self, *, older_than: int, now: int, lease: timedelta, limit: int) -> Sequence[WaitingCall]:
+        """Take calls for a time, oldest first; nobody else gets them meanwhile. A database that is down has none.
+
+        Args:
+            older_than: Only what was kept until then, in seconds since 1970.
+            limit: How many of each database, at the most.
+        """
+        ...
+
+    def is_waiting(self, *, older_than: int) -> bool:
+        """Whether a call waits that was kept until then, in a database that answers."""
         ...
 
 

@@ -8,18 +8,21 @@ from urllib.parse import urlsplit
 
 from django.apps import AppConfig
 from django.conf import settings as django_settings
-from django.core.checks import CheckMessage, Error, Warning, register  # noqa: A004  # Django's own name.
+from django.core.checks import CheckMessage, Error, Tags, Warning, register  # noqa: A004  # Django's own name.
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import connections, router
 from django.urls import NoReverseMatch, reverse
 
 from safedefer.django.conf import Problem, Settings, read_settings
+from safedefer.django.models import OutboxCall
+from safedefer.django.outbox import has_table
 from safedefer.django.records import OrmRecords
 
 
 def register_checks() -> None:
     """Have `manage.py check`, and every command that runs the checks, look at the settings."""
     register(check_settings, "safedefer")
+    register(check_outbox, Tags.database)
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001
@@ -29,6 +32,32 @@ def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any
     if settings is not None:
         messages += [*_check_store(settings), *_check_mount(settings)]
     return messages
+
+
+def check_outbox(
+    app_configs: Sequence[AppConfig] | None = None,  # noqa: ARG001
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,  # noqa: ARG001
+) -> list[CheckMessage]:
+    """Databases without the outbox: `manage.py check --database` looks, and so does `migrate`."""
+    settings, _ = read_settings(django_settings, os.environ)
+    if settings is None or not settings.outbox:
+        return []
+    return [
+        Warning(
+            f"The database {using!r} has no outbox: calls deferred in its transactions are lost if the process dies "
+            "between commit and sending.",
+            hint=f"Run `manage.py migrate --database {using}`, or set SAFEDEFER['OUTBOX'] to False.",
+            id="safedefer.W006",
+        )
+        for using in databases or ()
+        if router.allow_migrate_model(using, OutboxCall) and _is_migrated(using) and not has_table(using)
+    ]
+
+
+def _is_migrated(using: str) -> bool:
+    """Whether anything was ever migrated: before the first time, everything is missing."""
+    return has_table(using, "django_migrations")
 
 
 def _message(problem: Problem) -> CheckMessage:

@@ -57,6 +57,7 @@ _KEYS: Final = (
     "MODULES",
     "PROJECT",
     "SERVICE_ACCOUNT",
+    "OUTBOX",
     "STORE",
 )
 _SHARED_ACCOUNTS: Final = ("-compute@developer.gserviceaccount.com", "@appspot.gserviceaccount.com")
@@ -147,6 +148,7 @@ class Settings:
     body_cap_bytes: int
     max_age: timedelta
     modules: tuple[str, ...]
+    outbox: bool
     store: Store
     datastore: DatastoreSetting
     local: LocalCloud | None
@@ -224,6 +226,7 @@ def _read(reading: _Reading, django_settings: object) -> Settings:
         max_age=reading.parse("MAX_AGE", _max_age, MAX_AGE),
         modules=reading.parse("MODULES", _module_names, ("tasks",)),
         store=_read_store(reading),
+        outbox=reading.parse("OUTBOX", _bool, True),  # noqa: FBT003  # The default.
         datastore=reading.parse("DATASTORE", _datastore, DatastoreSetting()),
         local=local,
     )
@@ -434,6 +437,12 @@ def _read_store(reading: _Reading) -> Store:
             "it keeps which tasks were executed, and arguments that are too large for a task.",
         )
     return "orm"
+
+
+def _bool(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError("expected True or False")  # Ours: a setting is wrong.
+    return value
 
 
 def _datastore(value: object) -> DatastoreSetting:

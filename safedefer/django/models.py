@@ -1,4 +1,4 @@
-"""The table of the record store on the ORM."""
+"""The tables of the record store on the ORM, and of the outbox."""
 
 from typing import ClassVar
 
@@ -20,3 +20,19 @@ class StoredRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name} version {self.version}"
+
+
+class OutboxCall(models.Model):
+    """A sealed call that waits in its caller's transaction; see `safedefer.core.outbox.WaitingCall`."""
+
+    task_id = models.CharField(max_length=32, primary_key=True)
+    envelope = models.BinaryField()
+    created_at = models.BigIntegerField(db_index=True)
+    leased_until = models.BigIntegerField(default=0)
+
+    class Meta:
+        app_label = "safedefer"
+        db_table = "safedefer_outboxcall"
+
+    def __str__(self) -> str:
+        return f"waiting call {self.task_id}"

@@ -38,7 +38,7 @@ class OrmRecords:
         for key in keys:
             names.setdefault(key.kind, []).append(key.id)
         records: dict[RecordKey, Record] = {}
-        with _translated("read"):
+        with translated("read"):
             for kind, wanted in names.items():
                 for start in range(0, len(wanted), _IN_ONE_QUERY):
                     rows = StoredRecord.objects.using(self.using).filter(
@@ -49,7 +49,7 @@ class OrmRecords:
 
     def scan(self, kind: RecordKind, *, after: str = "", limit: int) -> Sequence[Record]:
         """Read records along the unique index of kind and name."""
-        with _translated("read"):
+        with translated("read"):
             rows = StoredRecord.objects.using(self.using).filter(kind=kind.value, name__gt=after).order_by("name")
             return [_record(row) for row in rows[:limit]]
 
@@ -57,7 +57,7 @@ class OrmRecords:
         """Make all changes in one transaction, or inside the one that is open."""
         # One order for all writers, so that two of them never wait for each other's rows.
         ordered = sorted(changes, key=lambda change: change.key)
-        with _translated("write"), transaction.atomic(using=self.using):
+        with translated("write"), transaction.atomic(using=self.using):
             for change in ordered:
                 if not _apply(change, self.using):
                     raise RecordConflictError("a record has another version than its change expects")
@@ -98,11 +98,16 @@ def _record(row: StoredRecord) -> Record:
 
 
 @contextmanager
-def _translated(what: str) -> Iterator[None]:
+def translated(what: str) -> Iterator[None]:
+    """Turn the database's errors into ours.
+
+    Raises:
+        StoreUnavailableError: The database did not answer, or lacks the table.
+    """
     try:
         yield
     except (DatabaseError, InterfaceError) as error:
         raise StoreUnavailableError(
-            f"the table of safedefer's records could not be used to {what} ({type(error).__name__}); "
+            f"a table of safedefer could not be used to {what} ({type(error).__name__}); "
             "see that the database is up and `manage.py migrate` has been run"
         ) from error

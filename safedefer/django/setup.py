@@ -22,6 +22,7 @@ from safedefer.django.audit import LoggingAudit
 from safedefer.django.calls import DjangoClock, DjangoInvoker, SignalFailures
 from safedefer.django.conf import KeySetting, Settings, read_settings
 from safedefer.django.modelrefs import DjangoReferences
+from safedefer.django.outbox import DjangoOutbox, NoOutbox
 from safedefer.django.records import OrmRecords
 from safedefer.django.surroundings import DjangoSurroundings, follow_requests
 from safedefer.django.transactions import DjangoCommitHook
@@ -107,6 +108,7 @@ def build_runtime(settings: Settings) -> Runtime:
         tokens=OidcVerifier(token_policy, keys.find, clock.time),
         resolver=DjangoReferences(),
         commits=DjangoCommitHook(),
+        outbox=DjangoOutbox() if settings.outbox else NoOutbox(),
         surroundings=DjangoSurroundings(),
         invoker=DjangoInvoker(),
         audit=LoggingAudit(),

@@ -21,11 +21,13 @@ from safedefer.errors import (
     InvalidOptionError,
     PayloadTooLargeError,
     Reason,
+    SafeDeferError,
     TaskExistsError,
     UnavailableError,
     UsageError,
 )
 from safedefer.flow.current import lineage_of
+from safedefer.flow.outbox import ensure_sweeps
 from safedefer.flow.overflow import remove_overflow, write_overflow
 from safedefer.flow.runtime import Runtime
 from safedefer.flow.tasks import make_task
@@ -99,9 +101,38 @@ def defer_call(
     if call.overflow is not None:
         write_overflow(runtime.records, call.claims, call.overflow)
     if runtime.commits.in_transaction(options.using):
-        runtime.commits.on_commit(options.using, lambda: send_call(runtime, call))
+        send_after_commit(runtime, call)
         return call.result(created=None)
     return send_call(runtime, call)
+
+
+def send_after_commit(runtime: Runtime, call: SealedCall) -> None:
+    """Send a call when the transaction on its alias has committed; never, if it is rolled back.
+
+    With an outbox the sealed call is a row of that transaction: if who commits it dies, it is sent all the same.
+
+    Raises:
+        StoreUnavailableError: The row could not be written; the transaction should be rolled back.
+    """
+    using, task_id = call.options.using, call.claims.task_id.hex()
+    if runtime.outbox.put(using, task_id, call.task.envelope, int(runtime.clock.time())):
+        ensure_sweeps(runtime)
+        runtime.commits.on_commit(using, lambda: _send_waiting(runtime, call))
+    else:
+        runtime.commits.on_commit(using, lambda: send_call(runtime, call))
+
+
+def _send_waiting(runtime: Runtime, call: SealedCall) -> None:
+    """Send what has just committed. Whatever goes wrong, its row stays, and the relay sends it."""
+    using, task_id = call.options.using, call.claims.task_id.hex()
+    try:
+        send_call(runtime, call, waits=True)
+        runtime.outbox.remove(using, task_id)
+    except TaskExistsError:
+        runtime.outbox.remove(using, task_id)
+        raise
+    except SafeDeferError as error:
+        logger.warning("call %s waits on in the outbox: %s", task_id, error)
 
 
 async def defer_call_async(
@@ -194,12 +225,14 @@ class _Draft:
         return SealedCall(claims=claims, task=task, options=self.options, overflow=overflow)
 
 
-def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
+def send_call(runtime: Runtime, call: SealedCall, *, waits: bool = False) -> DeferredTask:
     """Create the task of a sealed call.
 
     A stored body is removed again when the service has said no. Where it has not answered the task may exist, and the
     body stays until it expires.
 
+    Args:
+        waits: The call is in the outbox, so that a refusal is not its end.
     Raises:
         ConfigurationError: No such queue, or Cloud Tasks refuses the task.
         QueueUnavailableError: Cloud Tasks did not answer; the task may or may not exist.
@@ -209,7 +242,8 @@ def send_call(runtime: Runtime, call: SealedCall) -> DeferredTask:
         # A name made from random bytes exists only if an earlier try of this create went through.
         created = runtime.sender.send(call.task) or call.options.name is None
     except (ConfigurationError, UsageError):
-        discard_overflow(runtime, call.claims)
+        if not waits:
+            discard_overflow(runtime, call.claims)
         raise
     if not created:
         discard_overflow(runtime, call.claims)

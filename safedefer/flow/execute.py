@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
-from safedefer.core.claims import CODEC_ID, Claims, Storage
+from safedefer.core.claims import CODEC_ID, Claims, Storage, TaskType
 from safedefer.core.codec import decode_arguments
 from safedefer.core.control import Drop, Retry
 from safedefer.core.envelope import parse_envelope
@@ -34,6 +34,7 @@ from safedefer.flow.defer import discard_overflow
 from safedefer.flow.dispatch import Dispatch, check_form, read_exactly
 from safedefer.flow.giving_up import Attempted, give_up
 from safedefer.flow.ledger import Lease
+from safedefer.flow.outbox import run_sweep, tend_outbox
 from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.overflow import read_overflow
 from safedefer.flow.reissue import ReissueError, TooEarlyError, reissue
@@ -81,6 +82,8 @@ def handle_dispatch(runtime: Runtime, dispatch: Dispatch) -> Outcome:
         log_failure("dispatch failed inside safedefer", error)
     usual = judge(reason)
     settled = _settle(runtime, dispatch, progress, Outcome(verdict or usual[0], reason), detail)
+    if progress.attempted.verified is not None:
+        tend_outbox(runtime)
     progress.learn(
         accepted=settled.reason in _CALLED,
         reason=settled.reason,
@@ -164,6 +167,11 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
     runtime.policy.check_audience(claims, dispatch.queue)
     attempted.verified = envelope
     _check_times(runtime, claims, data)
+
+    # A sweep calls no function: it sends what is sealed already. Only this library signs one.
+    if claims.type is TaskType.SWEEP:
+        report = run_sweep(runtime)
+        return Reason.SWEPT, f"{report.sent} sent, {report.buried} given up, {report.left} left"
 
     # 7. The function is registered; its parameters may have changed since, which decoding decides.
     function = runtime.registry.find(claims.function.name, claims.function.version)

@@ -85,6 +85,7 @@ _VERDICTS: Final[Mapping[Reason, tuple[Verdict, Severity]]] = {
     Reason.REFERENCES_UNAVAILABLE: (Verdict.UNAVAILABLE, Severity.WARNING),
     Reason.FUNCTION_FAILED: (Verdict.FAILED, Severity.WARNING),
     Reason.EXECUTED: (Verdict.DONE, Severity.INFO),
+    Reason.SWEPT: (Verdict.DONE, Severity.INFO),
     Reason.ALREADY_EXECUTED: (Verdict.DONE, Severity.NOTICE),
     Reason.ALREADY_DEAD: (Verdict.DROP, Severity.NOTICE),
     Reason.POSTPONED: (Verdict.REISSUE, Severity.INFO),

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, final
 
 from safedefer.core.claims import Producer
@@ -10,6 +10,7 @@ from safedefer.core.keys import KeyRing
 from safedefer.core.limits import MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES, MAX_REQUEST_BYTES
 from safedefer.core.names import QueueName
 from safedefer.core.options import TaskOptions
+from safedefer.core.outbox import SweepMemory
 from safedefer.core.policy import Policy
 from safedefer.core.ports import (
     AuditSink,
@@ -17,6 +18,7 @@ from safedefer.core.ports import (
     CommitHook,
     FailureSink,
     Invoker,
+    Outbox,
     RecordStore,
     ReferenceResolver,
     SurroundingsSource,
@@ -46,6 +48,7 @@ class Runtime:
         inline_limit_bytes: Largest serialized task that is sent.
         body_cap_bytes: Largest encoded body.
         request_cap_bytes: Largest request that the handler reads.
+        sweeps: Which sweeps of the outbox this process has seen to.
     """
 
     registry: Registry
@@ -59,6 +62,7 @@ class Runtime:
     tokens: TokenVerifier
     resolver: ReferenceResolver
     commits: CommitHook
+    outbox: Outbox
     surroundings: SurroundingsSource
     invoker: Invoker
     audit: AuditSink
@@ -69,6 +73,7 @@ class Runtime:
     inline_limit_bytes: int = MAX_INLINE_TASK_BYTES
     body_cap_bytes: int = MAX_BODY_BYTES
     request_cap_bytes: int = MAX_REQUEST_BYTES
+    sweeps: SweepMemory = field(default_factory=SweepMemory)
 
     def route_of(self, options: TaskOptions) -> Route:
         """Where a task with these options runs: a version belongs to its service, an instance to its version."""

@@ -86,6 +86,7 @@ class _PreparedTask:
     parent: str
     task: tasks_v2.Task
     size_bytes: int
+    envelope: bytes
 
 
 @final
@@ -116,7 +117,7 @@ class CloudTasksSender:
             schedule_time=None if task.schedule_time is None else _timestamp(task.schedule_time),
             retry_config=None if task.retry is None else _retry_config(task.retry),
         )
-        return _PreparedTask(parent, tasks_v2.Task.wrap(message), message.ByteSize())
+        return _PreparedTask(parent, tasks_v2.Task.wrap(message), message.ByteSize(), task.envelope)
 
     def send(self, task: SendableTask) -> bool:
         """Create the task, repeating what may be repeated for up to 24 seconds.

@@ -30,7 +30,7 @@ def test_T16_only_outages_slow_the_queue(reason: Reason) -> None:
 @pytest.mark.parametrize("reason", list(Reason))
 def test_T16_success_is_only_for_what_ran_or_comes_again(reason: Reason) -> None:
     success = 200 <= STATUS[judge(reason)[0]] < 300
-    ended = {Reason.EXECUTED, Reason.ALREADY_EXECUTED, Reason.DROPPED, Reason.ALREADY_DEAD}
+    ended = {Reason.EXECUTED, Reason.SWEPT, Reason.ALREADY_EXECUTED, Reason.DROPPED, Reason.ALREADY_DEAD}
     comes_again = {Reason.LEASE_HELD, Reason.NOT_YET_VALID, Reason.POSTPONED}
     assert success == (reason in ended | comes_again)
 

@@ -12,7 +12,8 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from django.test import override_settings
 
-from safedefer.django.checks import check_settings
+from safedefer.django.checks import check_outbox, check_settings
+from safedefer.django.models import OutboxCall
 from tests.site.urls import urlpatterns
 
 PUBLIC: dict[str, Any] = {
@@ -100,3 +101,21 @@ assert response.status_code == 401, response.status_code
 def test_site_where_everybody_has_to_log_in_does_not_send_dispatches_to_the_login_page() -> None:
     root = Path(__file__).parents[3]
     subprocess.run([sys.executable, "-c", LOGIN_REQUIRED], check=True, timeout=50, cwd=root, capture_output=True)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "other"])
+def test_database_without_its_outbox_is_told() -> None:
+    def told(**settings: object) -> list[str]:
+        with override_settings(SAFEDEFER={**PUBLIC, **settings}, DEBUG=False):
+            return [f"{message.id} {message.msg}" for message in check_outbox(databases=["default", "other"])]
+
+    with connections["other"].schema_editor() as editor:
+        editor.delete_model(OutboxCall)
+    try:
+        (message,) = told()
+        assert message.startswith("safedefer.W006 The database 'other' has no outbox")
+        assert told(OUTBOX=False) == []
+        assert check_outbox(databases=None) == []
+    finally:
+        with connections["other"].schema_editor() as editor:
+            editor.create_model(OutboxCall)

@@ -12,6 +12,7 @@ from safedefer.core.codec import encode_arguments
 from safedefer.core.envelope import CONTENT_TYPE
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.names import FunctionName, QueueName
+from safedefer.core.outbox import WaitingCall
 from safedefer.core.ports import OutgoingTask, SendableTask, VerifiedCaller
 from safedefer.core.registry import Registry
 from safedefer.core.routing import ANYWHERE
@@ -56,6 +57,11 @@ class Sent:
 
     task: OutgoingTask
     size_bytes: int
+
+    @property
+    def envelope(self) -> bytes:
+        """What it was prepared with."""
+        return self.task.envelope
 
 
 @dataclass
@@ -124,6 +130,39 @@ class Around:
         yield
 
 
+@dataclass
+class Outbox:
+    """Rows of the aliases that a test gives one; a transaction is what the test says it is."""
+
+    aliases: set[str] = field(default_factory=set)
+    rows: dict[tuple[str, str], WaitingCall] = field(default_factory=dict)
+    leases: dict[str, int] = field(default_factory=dict)
+
+    def put(self, using: str, task_id: str, envelope: bytes, now: int) -> bool:
+        """Keep it, where there is an outbox."""
+        if using not in self.aliases:
+            return False
+        self.rows[using, task_id] = WaitingCall(using=using, task_id=task_id, envelope=envelope, created_at=now)
+        return True
+
+    def remove(self, using: str, task_id: str) -> None:
+        """Forget it."""
+        self.rows.pop((using, task_id), None)
+
+    def claim(self, *, older_than: int, now: int, lease: timedelta, limit: int) -> list[WaitingCall]:
+        """Those that are due."""
+        due = [
+            row for row in self.rows.values() if row.created_at <= older_than and self.leases.get(row.task_id, 0) <= now
+        ]
+        for row in due[:limit]:
+            self.leases[row.task_id] = now + int(lease.total_seconds())
+        return due[:limit]
+
+    def is_waiting(self, *, older_than: int) -> bool:
+        """Whether one is."""
+        return any(row.created_at <= older_than for row in self.rows.values())
+
+
 class Invoker:
     """Calls plain functions."""
 
@@ -175,6 +214,7 @@ class Ports:
     failures: Failures = field(default_factory=Failures)
     records: MemoryRecords = field(default_factory=MemoryRecords)
     rows: Rows = field(default_factory=Rows)
+    outbox: Outbox = field(default_factory=Outbox)
     around: Around = field(default_factory=Around)
 
     def runtime(self, **changes: Any) -> Runtime:
@@ -196,6 +236,7 @@ class Ports:
             "resolver": self.rows,
             "commits": self.commits,
             "surroundings": self.around,
+            "outbox": self.outbox,
             "invoker": Invoker(),
             "audit": self.audit,
             "failures": self.failures,

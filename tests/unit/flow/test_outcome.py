@@ -61,12 +61,13 @@ EXPECTED: dict[Reason, tuple[int, Severity]] = {
     Reason.REISSUE_FAILED: (503, Severity.WARNING),
     Reason.FUNCTION_FAILED: (500, Severity.WARNING),
     Reason.EXECUTED: (204, Severity.INFO),
+    Reason.SWEPT: (204, Severity.INFO),
     Reason.NOT_CONFIGURED: (503, Severity.CRITICAL),
     Reason.INTERNAL_ERROR: (503, Severity.CRITICAL),
 }
 """Written down a second time, so that neither table changes by accident."""
 
-END_NO_DISPATCH = {Reason.ACCEPTED, Reason.SCHEMA_CHANGED, Reason.DEFERRED, Reason.REDRIVEN}
+END_NO_DISPATCH = {Reason.ACCEPTED, Reason.SCHEMA_CHANGED, Reason.DEFERRED, Reason.REDRIVEN, Reason.NEVER_SENT}
 BY_THE_FUNCTIONS_OWN_POLICY = {Reason.REFERENCE_MISSING}
 
 

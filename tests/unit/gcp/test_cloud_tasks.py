@@ -118,6 +118,7 @@ def test_task_that_the_service_finds_too_large_is_refused(sender: CloudTasksSend
 def test_only_what_was_prepared_here_is_sent(sender: CloudTasksSender) -> None:
     class Other:
         size_bytes = 5
+        envelope = b""
 
     with pytest.raises(TypeError, match="prepared"):
         sender.send(Other())
