@@ -17,6 +17,7 @@ __all__ = [
     "FunctionFailedError",
     "InvalidCallError",
     "InvalidFunctionError",
+    "InvalidKeyRangesError",
     "InvalidNameError",
     "InvalidOptionError",
     "LeaseLostError",
@@ -191,6 +192,10 @@ class PayloadTooLargeError(UsageError, ValueError):
         super().__init__(message)
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class InvalidKeyRangesError(UsageError, ValueError):
+    """A queryset or its order field cannot be walked in key ranges, or what a key range getter returned is none."""
 
 
 class TaskExistsError(UsageError):

@@ -189,3 +189,33 @@ def load_atom(code: int, data: bytes) -> object:
     if again is None or again.data != data:
         raise WireError("not the one encoding of an ext value")
     return value
+
+
+def pack_atoms(values: list[object]) -> bytes:
+    """Encode a row of values without parts: plain ones, None, and those of `ATOM_TYPES`.
+
+    Raises:
+        ValueError: A value of such a type that cannot travel, or a text that is no Unicode; or a value with parts.
+    """
+    return pack(values, _dump_known)
+
+
+def unpack_atoms(data: bytes, *, count: int) -> list[object]:
+    """Decode what `pack_atoms` made of that many values.
+
+    Raises:
+        WireError: Not such bytes.
+    """
+    tree = unpack(data)
+    if not isinstance(tree, list) or len(tree) != count:
+        raise WireError("not the expected number of values")
+    if any(isinstance(item, list | dict) for item in tree):
+        raise WireError("a value with parts")
+    return [load_atom(item.code, item.data) if isinstance(item, msgpack.ExtType) else item for item in tree]
+
+
+def _dump_known(value: object) -> msgpack.ExtType:
+    atom = dump_atom(value)
+    if atom is None:
+        raise WireError(f"{type(value).__name__} is no value without parts")
+    return atom

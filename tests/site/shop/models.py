@@ -68,3 +68,21 @@ class Reminder(models.Model):
     """A row three relations away from a customer."""
 
     invoice = models.ForeignKey(Invoice, on_delete=models.CASCADE)
+
+
+class Reading(models.Model):
+    """A row with a field of each kind that rows can be walked along, and some that they cannot."""
+
+    level = models.BigIntegerField(default=0, db_index=True)
+    label = models.CharField(max_length=100, default="")
+    price = models.DecimalField(max_digits=12, decimal_places=2, default=0)
+    exact = models.DecimalField(max_digits=30, decimal_places=2, default=0)
+    taken = models.DateTimeField(null=True)
+    serial = models.UUIDField(default=uuid.uuid4)
+    raw = models.BinaryField(default=b"")
+    ratio = models.FloatField(default=0.0)
+    lasted = models.DurationField(null=True)
+    changed = models.DateTimeField(auto_now=True)
+    about = models.JSONField(default=dict)
+    customer = models.ForeignKey(Customer, models.CASCADE, null=True, related_name="readings")
+    tags = models.ManyToManyField(Badge)

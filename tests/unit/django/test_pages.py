@@ -1,0 +1,158 @@
+"""Pages visit each row of a range exactly once and in order, whatever happens behind the cursor."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from safedefer.django.key_ranges.ranges import build_key_ranges
+from safedefer.django.order_field import resolve_order_field
+from safedefer.django.pages import read_page
+from safedefer.django.positions import Cursor, KeyRange
+from tests.site.shop.models import Customer, Parcel, PremiumCustomer, Reading
+from tests.support.walks import walk_range
+
+pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
+BOTH = pytest.mark.parametrize("alias", ["default", "postgres"])
+WHOLE = KeyRange()
+
+
+@BOTH
+def test_ten_thousand_rows_of_one_value_end_without_repeats(alias: str) -> None:
+    rows = Reading.objects.using(alias)
+    rows.bulk_create(Reading(pk=key, level=7) for key in range(1, 10_001))
+    started = time.monotonic()
+    assert walk_range(rows, WHOLE, "level", limit=250) == list(range(1, 10_001))
+    assert time.monotonic() - started < 60
+
+
+@BOTH
+@pytest.mark.parametrize("order_by", ["pk", "level"])
+def test_callback_that_deletes_its_rows_visits_all(alias: str, order_by: str) -> None:
+    rows = Reading.objects.using(alias)
+    rows.bulk_create(Reading(pk=key, level=key % 5) for key in range(1, 101))
+    visited = walk_range(
+        rows, WHOLE, order_by, limit=7, between=lambda page: rows.filter(pk__in=[row.pk for row in page]).delete()
+    )
+    assert sorted(visited) == list(range(1, 101))
+    assert not rows.exists()
+
+
+@BOTH
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    levels=st.lists(st.integers(-3, 3), min_size=1, max_size=30),
+    changes=st.lists(st.tuples(st.booleans(), st.integers(-3, 3), st.integers(0, 29)), max_size=10),
+    limit=st.integers(1, 5),
+)
+def test_rows_that_stay_are_visited_once_while_others_come_and_go(
+    alias: str, levels: list[int], changes: list[tuple[bool, int, int]], limit: int
+) -> None:
+    rows = Reading.objects.using(alias)
+    rows.all().delete()
+    rows.bulk_create(Reading(pk=number, level=level) for number, level in enumerate(levels, start=1))
+    before = set(rows.values_list("pk", flat=True))
+    pending = list(changes)
+
+    def change(page: list[Any]) -> None:
+        if not pending:
+            return
+        insert, level, number = pending.pop()
+        if insert:
+            rows.bulk_create([Reading(level=level)])
+        else:
+            rows.filter(pk=number).delete()
+
+    visited = walk_range(rows, WHOLE, "level", limit, between=change)
+    assert len(visited) == len(set(visited))
+    assert before & set(rows.values_list("pk", flat=True)) <= set(visited)
+
+
+@BOTH
+@pytest.mark.parametrize("order_by", ["pk", "level", "taken"])
+def test_callback_that_creates_rows_does_not_feed_itself(alias: str, order_by: str) -> None:
+    rows = Reading.objects.using(alias)
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
+    rows.bulk_create(Reading(pk=key, level=3, taken=moment) for key in range(1, 11))
+    (frozen,) = build_key_ranges(rows, resolve_order_field(rows, order_by), [])
+    created: list[int] = []
+
+    def create(page: list[Any]) -> None:
+        created.extend(rows.create(pk=100 + len(created) + n, level=3, taken=moment).pk for n, _ in enumerate(page))
+
+    assert walk_range(rows, frozen, order_by, between=create) == list(range(1, 11))
+    assert len(created) == 10
+
+
+@BOTH
+def test_ranges_share_no_row_at_their_bounds(alias: str) -> None:
+    rows = Reading.objects.using(alias)
+    rows.bulk_create(Reading(pk=key, level=key // 2) for key in range(1, 21))
+    below, between, above = (
+        walk_range(rows, key_range, "level") for key_range in (KeyRange(None, 0), KeyRange(0, 5), KeyRange(5, None))
+    )
+    assert (below, between, above) == ([], list(range(1, 10)), list(range(10, 21)))
+
+
+@BOTH
+def test_rows_that_lost_their_value_are_left_out(alias: str) -> None:
+    rows = Reading.objects.using(alias)
+    moment = datetime(2024, 1, 1, tzinfo=UTC)
+    rows.bulk_create(Reading(pk=key, taken=moment if key % 2 else None) for key in range(1, 11))
+    assert walk_range(rows, WHOLE, "taken") == [1, 3, 5, 7, 9]
+
+
+@BOTH
+def test_microseconds_are_part_of_the_cursor(alias: str) -> None:
+    rows = Reading.objects.using(alias)
+    moments = [datetime(2024, 1, 1, 0, 0, 0, part, tzinfo=UTC) for part in (0, 1, 2, 999_999)]
+    rows.bulk_create(Reading(pk=9 - number, taken=moment) for number, moment in enumerate(moments))
+    assert walk_range(rows, WHOLE, "taken", limit=1) == [9, 8, 7, 6]
+
+
+@BOTH
+def test_child_rows_are_walked_along_both_tables(alias: str) -> None:
+    for number in range(7):
+        PremiumCustomer.objects.using(alias).create(name=f"{9 - number}", discount=number)
+    rows = PremiumCustomer.objects.using(alias)
+    by_name = list(rows.order_by("name").values_list("pk", flat=True))
+    assert walk_range(rows, WHOLE, "name") == by_name
+    assert walk_range(rows, WHOLE, "pk") == by_name[::-1]
+
+
+@BOTH
+def test_page_says_where_it_ended(alias: str) -> None:
+    rows = Customer.objects.using(alias)
+    rows.bulk_create(Customer(pk=key, name="") for key in (2, 4, 6))
+    order = resolve_order_field(rows)
+    page = read_page(rows, WHOLE, None, order, 2)
+    assert ([row.pk for row in page.rows], page.ends, page.cursor) == ([2, 4], False, Cursor(4, 4))
+    page = read_page(rows, WHOLE, page.cursor, order, 2)
+    assert ([row.pk for row in page.rows], page.ends, page.cursor) == ([6], True, Cursor(6, 6))
+    page = read_page(rows, WHOLE, page.cursor, order, 2)
+    assert (page.rows, page.ends, page.cursor) == ((), True, Cursor(6, 6))
+
+
+@BOTH
+def test_each_page_is_one_query_that_begins_in_the_index(alias: str, django_assert_num_queries: Any) -> None:
+    rows = Parcel.objects.using(alias).order_by("-pk")
+    rows.bulk_create(Parcel() for _ in range(5))
+    order = resolve_order_field(rows)
+    with django_assert_num_queries(1, using=alias):
+        page = read_page(rows, WHOLE, None, order, 3)
+    with django_assert_num_queries(1, using=alias):
+        read_page(rows, WHOLE, page.cursor, order, 3)
+
+
+def test_composite_cursor_begins_at_its_place_in_the_index() -> None:
+    rows = Reading.objects.all()
+    rows.bulk_create(Reading(pk=key, level=key) for key in range(1, 50))
+    from safedefer.django.pages import in_order, is_behind
+
+    order = resolve_order_field(rows, "level")
+    plan = in_order(rows, order).filter(is_behind(order, Cursor(20, 20))).explain()
+    assert "SEARCH" in plan
+    assert "level>?" in plan
