@@ -100,7 +100,7 @@ def resolve_order_field(queryset: QuerySet[Any], name: str = "pk") -> OrderField
     )
 
 
-def to_key(field: "Field[Any, Any]", value: object) -> object:
+def to_key(field: "Field[Any, Any]", value: object) -> Any:
     """The value of a field as a key: of the one plain type that its keys have.
 
     Raises:
@@ -188,7 +188,7 @@ def _check_queryset(queryset: QuerySet[Any]) -> None:
     obstacles = {
         "is sliced": query.is_sliced,
         "is a union, intersection or difference": bool(query.combinator),
-        "uses values()": queryset._fields is not None,  # type: ignore[attr-defined]
+        "uses values()": getattr(queryset, "_fields", None) is not None,
         "uses select_for_update(), which holds no lock between two pages": query.select_for_update,
         "uses distinct() with fields": bool(query.distinct_fields),
     }

@@ -67,17 +67,23 @@ def datastore_key_ranges(
     if shards == 1:
         return [(None, None)]
     pks = {to_key(order.pk_field, key) for key in random_keys_getter(queryset, shards)}
-    keys = pks if order.is_pk else _values(queryset, order, list(pks))
-    # Datastore orders texts by their UTF-8 bytes, as Python does by code points.
-    return pairs_between(every_nth(sorted(keys), shards))  # type: ignore[type-var]
+    return pairs_between(every_nth(_keys_in_order(queryset, order, pks), shards))
 
 
-def _values(queryset: QuerySet[Any], order: OrderField, pks: list[object]) -> set[object]:
+def _keys_in_order(queryset: QuerySet[Any], order: OrderField, pks: set[Any]) -> list[Any]:
+    """The keys of random rows, as the database orders them."""
     rows = queryset.model._base_manager.using(queryset.db)
-    values: set[object] = set()
-    for start in range(0, len(pks), _IN_ONE_LOOKUP):
-        values.update(rows.filter(pk__in=pks[start : start + _IN_ONE_LOOKUP]).values_list(order.name, flat=True))
-    return {to_key(order.field, value) for value in values if value is not None}
+    if not is_datastore(queryset.db):
+        found = rows.filter(pk__in=pks).order_by(order.name).values_list(order.name, flat=True)
+        return [to_key(order.field, value) for value in found if value is not None]
+    if order.is_pk:
+        return sorted(pks)
+    values: set[Any] = set()
+    keys = list(pks)
+    for start in range(0, len(keys), _IN_ONE_LOOKUP):
+        values.update(rows.filter(pk__in=keys[start : start + _IN_ONE_LOOKUP]).values_list(order.name, flat=True))
+    # Datastore orders texts by their UTF-8 bytes, as Python does by code points.
+    return sorted(to_key(order.field, value) for value in values if value is not None)
 
 
 def _kind(queryset: QuerySet[Any]) -> str:

@@ -101,7 +101,7 @@ def split_points(queryset: QuerySet[Any], order: OrderField, returned: Iterable[
     inner = _inner_bounds(items) if any(isinstance(item, tuple | list) for item in items) else items
     if len(inner) >= MAX_KEY_RANGES:
         raise InvalidKeyRangesError(f"{len(inner) + 1:,} key ranges; {MAX_KEY_RANGES:,} are possible")
-    keys: list[object] = []
+    keys: list[Any] = []
     for number, bound in enumerate(inner):
         if bound is None:
             raise InvalidKeyRangesError(f"bound {number} is None between other ranges; only the outer ones may be open")
@@ -177,7 +177,7 @@ def _inner_bounds(items: list[object]) -> list[object]:
     return inner
 
 
-def _repeated(queryset: QuerySet[Any], order: OrderField, keys: list[object]) -> set[int]:
+def _repeated(queryset: QuerySet[Any], order: OrderField, keys: list[Any]) -> set[int]:
     """The numbers of keys that equal the one before them.
 
     Raises:
@@ -188,14 +188,14 @@ def _repeated(queryset: QuerySet[Any], order: OrderField, keys: list[object]) ->
     repeated = set()
     for number, (before, key) in enumerate(pairwise(keys), start=1):
         # All but texts have one order, which Python shares with every database.
-        if key < before:  # type: ignore[operator]
+        if key < before:
             raise _not_in_order(number)
         if key == before:
             repeated.add(number)
     return repeated
 
 
-def _repeated_in_database(queryset: QuerySet[Any], order: OrderField, keys: list[object]) -> set[int]:
+def _repeated_in_database(queryset: QuerySet[Any], order: OrderField, keys: list[Any]) -> set[int]:
     """Ask the database, whose collation of that column may find texts equal, or order them, as Python does not."""
     repeated = set()
     pairs = list(enumerate(pairwise(keys), start=1))

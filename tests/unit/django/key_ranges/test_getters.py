@@ -234,6 +234,7 @@ def test_datastore_ranges_take_random_keys_of_the_callers(alias: str) -> None:
     check(rows, partial)
     assert datastore_key_ranges(rows, 3, random_keys_getter=lambda *_: []) == [(None, None)]
     assert datastore_key_ranges(rows, 3, random_keys_getter=lambda *_: [9, 5, 9]) == [(None, 5), (5, 9), (9, None)]
+    assert datastore_key_ranges(rows, 3, random_keys_getter=lambda *_: [9, 5, 900]) == [(None, 5), (5, 9), (9, None)]
 
 
 def test_random_keys_give_the_values_of_another_order_field() -> None:
