@@ -3,11 +3,13 @@
 What comes behind a cursor takes two queries: the rows of the same value with a larger key, then those of larger values.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from django.db import connections
 from django.db.models import Model, QuerySet
 from django.db.models.lookups import Lookup
+from django.db.models.sql.where import WhereNode
 
 from safedefer.django.order_field import OrderField
 from safedefer.django.positions import Cursor, KeyRange
@@ -36,7 +38,7 @@ def check_datastore_filters(queryset: QuerySet[Any], order: OrderField) -> None:
             f"Datastore allows inequalities on one field, and this queryset has one on {', '.join(other)} while it is "
             f"walked along {order.name}; walk it along that field: order_field={other[0]!r}"
         )
-    if _inequalities(_without_bounds(where, order.column), negated=False):
+    if _inequalities(_without(where, _bounds(order.column)), negated=False):
         raise InvalidKeyRangesError(
             f"a queryset whose filter on {order.name} is part of an OR or an exclude() cannot be walked on Datastore"
         )
@@ -66,7 +68,7 @@ def read_datastore_rows(
 def _same_value(queryset: QuerySet[Any], cursor: Cursor, order: OrderField, limit: int) -> list[Model]:
     same = queryset.all()
     # Bounds of the queryset's own on the order field hold for the cursor's value; beside `pk__gt` they are not allowed.
-    same.query.where = _without_bounds(same.query.where, order.column)
+    same.query.where = _without(same.query.where, _bounds(order.column))
     return list(same.filter(**{order.name: cursor.value, "pk__gt": cursor.pk}).order_by("pk")[:limit])
 
 
@@ -75,6 +77,9 @@ def _larger_values(
 ) -> list[Model]:
     name = order.name
     bounds: dict[str, object] = {}
+    larger = queryset.all()
+    # Not being None is `> None` to gcloudc, which would compare that None with the bounds below.
+    larger.query.where = _without(larger.query.where, _not_null(order.column))
     if cursor is not None:
         bounds[f"{name}__gt"] = cursor.value
     elif key_range.lo is not None:
@@ -85,7 +90,7 @@ def _larger_values(
         bounds[f"{name}__lt"] = key_range.hi
     if key_range.last is not None:
         bounds[f"{name}__lte"] = key_range.last.value
-    return list(queryset.filter(**bounds).order_by(name, "pk")[:limit])
+    return list(larger.filter(**bounds).order_by(name, "pk")[:limit])
 
 
 def _inequalities(node: Any, *, negated: bool) -> set[str]:
@@ -107,14 +112,19 @@ def _is_inequality(lookup: "Lookup[Any]", target: Any, *, negated: bool) -> bool
     return negated and lookup.lookup_name in {"exact", "in"} and not target.primary_key
 
 
-def _without_bounds(where: Any, column: str) -> Any:
-    """A copy of a WHERE without the inequalities on a column that hold for all rows."""
+def _bounds(column: str) -> "Callable[[Lookup[Any]], bool]":
+    return lambda lookup: _inequalities(lookup, negated=False) == {column}
+
+
+def _not_null(column: str) -> "Callable[[Lookup[Any]], bool]":
+    return lambda lookup: lookup.lookup_name == "isnull" and _inequalities(lookup, negated=False) == {column}
+
+
+def _without(where: Any, drops: "Callable[[Lookup[Any]], bool]") -> Any:
+    """A copy of a WHERE without some of the conditions that hold for all rows."""
     copy = where.clone()
     if copy.negated or copy.connector != "AND":
         return copy
-    copy.children = [
-        child if isinstance(child, Lookup) else _without_bounds(child, column) if hasattr(child, "clone") else child
-        for child in copy.children
-        if not (isinstance(child, Lookup) and _inequalities(child, negated=False) == {column})
-    ]
+    kept = [child for child in copy.children if not (isinstance(child, Lookup) and drops(child))]
+    copy.children = [_without(child, drops) if isinstance(child, WhereNode) else child for child in kept]
     return copy

@@ -6,8 +6,8 @@ from uuid import UUID
 from django.db.models import QuerySet
 
 from safedefer.django.key_ranges.ranges import Pair, pairs_between, resolve
-from safedefer.django.order_field import OrderField, to_key
-from safedefer.django.pages import in_order
+from safedefer.django.order_field import OrderField
+from safedefer.django.pages import cursor_of, in_order, with_values
 from safedefer.errors import InvalidKeyRangesError
 
 _UUIDS: Final = 1 << 128
@@ -41,15 +41,13 @@ def random_uuid_key_ranges(queryset: QuerySet[Any], shards: int, *, order_by: st
 
 def first_and_last(queryset: QuerySet[Any], order: OrderField) -> tuple[int, int] | None:
     """The smallest and the largest integer key, or None."""
-    rows = queryset.filter(**{f"{order.name}__isnull": False}) if order.nullable else queryset
-    ends = [
-        list(in_order(rows, order, backwards=backwards).values_list(order.name, flat=True)[:1])
-        for backwards in (False, True)
-    ]
+    rows = with_values(queryset, order)
+    # Whole rows: Datastore would want an index for a projection.
+    ends = [list(in_order(rows, order, backwards=backwards)[:1]) for backwards in (False, True)]
     if not all(ends):
         return None
-    first, last = (int(str(to_key(order.field, end[0]))) for end in ends)
-    return first, last
+    first, last = (cursor_of(order, end[0]).value for end in ends)
+    return int(str(first)), int(str(last))
 
 
 def equal_steps(first: int, last: int, shards: int) -> list[Pair]:

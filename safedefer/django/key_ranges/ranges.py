@@ -10,7 +10,7 @@ from django.db.models import Model, QuerySet
 
 from safedefer.django.datastore_pages import check_datastore_filters, is_datastore
 from safedefer.django.order_field import OrderField, resolve_order_field, to_key
-from safedefer.django.pages import cursor_of, in_order
+from safedefer.django.pages import cursor_of, in_order, with_values
 from safedefer.django.positions import Cursor, KeyRange
 from safedefer.errors import InvalidKeyRangesError
 
@@ -148,12 +148,9 @@ def resolve(queryset: QuerySet[Any], shards: int, order_by: str) -> OrderField:
 
 
 def _last_row(queryset: QuerySet[Any], order: OrderField) -> Cursor | None:
-    if is_datastore(queryset.db):
-        rows = queryset.order_by(f"-{order.name}")
-    else:
-        rows = in_order(queryset, order, backwards=True)
-    if order.nullable:
-        rows = rows.filter(**{f"{order.name}__isnull": False})
+    rows = with_values(queryset, order)
+    # Datastore has an index of any field backwards, but none together with the primary key.
+    rows = rows.order_by(f"-{order.name}") if is_datastore(queryset.db) else in_order(rows, order, backwards=True)
     found: list[Model] = list(rows[:1])
     return cursor_of(order, found[0]) if found else None
 

@@ -9,7 +9,7 @@ from django.db.models.sql.datastructures import BaseTable
 
 from safedefer.django.key_ranges.ranges import Pair, pairs_between, resolve
 from safedefer.django.order_field import OrderField, to_key
-from safedefer.django.pages import in_order, is_behind
+from safedefer.django.pages import in_order, is_behind, with_values
 from safedefer.django.positions import Cursor
 
 _WALKED_ROWS: Final = 1_000_000
@@ -51,8 +51,7 @@ def every_nth(keys: Sequence[object], shards: int) -> list[object]:
 
 
 def _in_key_order(queryset: QuerySet[Any], order: OrderField) -> QuerySet[Any]:
-    rows = in_order(queryset, order).select_related(None)
-    return rows.filter(**{f"{order.name}__isnull": False}) if order.nullable else rows
+    return in_order(with_values(queryset, order), order).select_related(None)
 
 
 def _walk(rows: QuerySet[Any], order: OrderField, shards: int) -> Iterable[object]:
