@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final, Protocol, TypeAlias
 
-from django.db import connections
+from django.db import DataError, connections, transaction
 from django.db.models import Model, QuerySet
 
 from safedefer.django.datastore_pages import check_datastore_filters, is_datastore
@@ -220,9 +220,12 @@ def _compare(
         f"FROM {table} WHERE 1 = 0{rows}) p WHERE NOT a < b ORDER BY n"
     )
     parameters: Any = [part for number, (before, key) in pairs for part in (before, key, number)]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, parameters)
-        return [(int(number), bool(is_equal)) for number, is_equal in cursor.fetchall()]
+    try:
+        with transaction.atomic(using=queryset.db), connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return [(int(number), bool(is_equal)) for number, is_equal in cursor.fetchall()]
+    except (ValueError, DataError) as error:
+        raise InvalidKeyRangesError(f"a split key is a text that {connection.vendor} cannot hold") from error
 
 
 def _not_in_order(number: int) -> InvalidKeyRangesError:

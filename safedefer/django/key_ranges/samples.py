@@ -40,7 +40,7 @@ def sampled_key_ranges(queryset: QuerySet[Any], shards: int, *, order_by: str = 
     keys = _sample(rows, order)
     if keys is None or len(keys) < shards * _SAMPLES_PER_SHARD:
         return pairs_between(_walk(rows, order, shards))
-    return pairs_between(every_nth(keys, shards))
+    return pairs_between(to_key(order.field, key) for key in every_nth(keys, shards))
 
 
 def every_nth(keys: Sequence[object], shards: int) -> list[object]:
@@ -77,7 +77,7 @@ def _walk(rows: QuerySet[Any], order: OrderField, shards: int) -> Iterable[objec
 
 
 def _sample(rows: QuerySet[Any], order: OrderField) -> list[object] | None:
-    """Keys from random pages of the table, or None where that is not possible or not worth it."""
+    """Values from random pages of the table, in order, or None where that is not possible or not worth it."""
     connection = connections[rows.db]
     if connection.vendor != "postgresql":
         return None
@@ -91,7 +91,7 @@ def _sample(rows: QuerySet[Any], order: OrderField) -> list[object] | None:
         return None
     percent = min(100.0, 100.0 * _SAMPLED_PAGES / pages)
     query.alias_map[alias] = _SampledTable(rows.model._meta.db_table, alias, percent)
-    return [to_key(order.field, key) for key in sampled]
+    return list(sampled)
 
 
 def _pages_of_large_table(rows: QuerySet[Any]) -> int | None:

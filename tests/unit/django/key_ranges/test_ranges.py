@@ -149,6 +149,18 @@ def test_many_text_keys_are_compared_in_several_queries(alias: str) -> None:
         splits_of(keys, rows)
 
 
+@BOTH
+@pytest.mark.parametrize("text", ["\ud800", "a\x00"])
+def test_text_that_no_row_can_have_is_refused(alias: str, text: str) -> None:
+    rows = Badge.objects.using(alias)
+    if (alias, text) == ("default", "a\x00"):
+        assert splits_of(["a", text], rows) == ["a", text]
+        return
+    with pytest.raises(InvalidKeyRangesError, match="cannot hold"):
+        splits_of(["a", text], rows)
+    assert not rows.exists(), "the transaction can be used"
+
+
 def test_more_ranges_than_shards_are_taken() -> None:
     Customer.objects.bulk_create(Customer(pk=key, name="") for key in range(1, 31))
     assert [len(visited) for visited in walk(Customer.objects.all(), lambda *_: [10, 20], shards=1)] == [9, 10, 11]
