@@ -47,6 +47,7 @@ FULL_VIEW = int(tasks_v2.Task.View.FULL)
 BASIC_VIEW = int(tasks_v2.Task.View.BASIC)
 METHOD_NAMES = {int(method): method.name for method in tasks_v2.HttpMethod if method}
 POST = int(tasks_v2.HttpMethod.POST)
+BATCH_RUNNING = int(tasks_v2.BatchCreateTasksMetadata.State.RUNNING)
 BATCH_SUCCEEDED = int(tasks_v2.BatchCreateTasksMetadata.State.SUCCEEDED)
 BATCH_FAILED = int(tasks_v2.BatchCreateTasksMetadata.State.FAILED)
 BATCH_PARTIALLY_SUCCEEDED = int(tasks_v2.BatchCreateTasksMetadata.State.PARTIALLY_SUCCEEDED)
@@ -55,6 +56,7 @@ __all__ = [
     "BASIC_VIEW",
     "BATCH_FAILED",
     "BATCH_PARTIALLY_SUCCEEDED",
+    "BATCH_RUNNING",
     "BATCH_SUCCEEDED",
     "FULL_VIEW",
     "METHOD_NAMES",

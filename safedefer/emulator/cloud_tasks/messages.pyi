@@ -19,6 +19,7 @@ BASIC_VIEW: int
 FULL_VIEW: int
 METHOD_NAMES: dict[int, str]
 POST: int
+BATCH_RUNNING: int
 BATCH_SUCCEEDED: int
 BATCH_FAILED: int
 BATCH_PARTIALLY_SUCCEEDED: int
@@ -68,6 +69,9 @@ class RetryConfig(Message):
     max_backoff: Duration
     max_doublings: int
 
+class StackdriverLoggingConfig(Message):
+    sampling_ratio: float
+
 class Queue(Message):
     name: str
     rate_limits: RateLimits
@@ -75,6 +79,7 @@ class Queue(Message):
     state: int
     purge_time: Timestamp
     http_target: Message
+    stackdriver_logging_config: StackdriverLoggingConfig
     def __init__(self, *, name: str = ...) -> None: ...
 
 class OidcToken(Message):

@@ -1,4 +1,8 @@
-"""Batch creates: many tasks in one call, reported as a long-running operation that is done at once."""
+"""Batch creates: many tasks in one call, reported as a long-running operation.
+
+The tasks exist when the call is answered. The answer says nevertheless that the operation runs, as the service may
+answer, and only GetOperation tells how it ended: whoever does not ask finds out here and not in production.
+"""
 
 import threading
 import uuid
@@ -14,6 +18,7 @@ from safedefer.emulator.cloud_tasks.limits import MAX_BATCH_CREATES
 from safedefer.emulator.cloud_tasks.messages import (
     BATCH_FAILED,
     BATCH_PARTIALLY_SUCCEEDED,
+    BATCH_RUNNING,
     BATCH_SUCCEEDED,
     BatchCreateTasksMetadata,
     BatchCreateTasksRequest,
@@ -45,6 +50,9 @@ class Operations:
     def create_tasks(self, request: BatchCreateTasksRequest) -> Operation:
         """Create up to 100 tasks of one queue. Some may fail while others succeed.
 
+        Returns:
+            The operation as it was when it began.
+
         Raises:
             CallError: The request as a whole is refused, or its queue does not exist.
         """
@@ -58,10 +66,10 @@ class Operations:
                 self._kept[name] = self._run(name, parent, request)
                 if len(self._kept) > _OPERATIONS_KEPT:
                     self._kept.popitem(last=False)
-            return self._kept[name]
+            return _begun(self._kept[name])
 
     def get(self, name: str) -> Operation:
-        """Return an operation; the last thousand are kept.
+        """Return an operation, which has ended; the last thousand are kept.
 
         Raises:
             CallError: NOT_FOUND.
@@ -95,6 +103,17 @@ def _check_batch(request: BatchCreateTasksRequest) -> None:
         raise invalid_argument(f"BatchCreateTasksRequest.requests must hold 1 to {MAX_BATCH_CREATES} requests.")
     if any(one.parent != request.parent for one in request.requests):
         raise invalid_argument("The parent of every request must be the same as BatchCreateTasksRequest.parent.")
+
+
+def _begun(ended: Operation) -> Operation:
+    """Return an operation as it looked before it ended."""
+    metadata = BatchCreateTasksMetadata()
+    ended.metadata.Unpack(metadata)
+    running = BatchCreateTasksMetadata(state=BATCH_RUNNING)
+    running.start_time.CopyFrom(metadata.start_time)
+    begun = Operation(name=ended.name)
+    begun.metadata.Pack(running)
+    return begun
 
 
 def _metadata(

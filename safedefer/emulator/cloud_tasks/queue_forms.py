@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+from google.protobuf.message import Message
+
 from safedefer.emulator.cloud_tasks import limits
 from safedefer.emulator.cloud_tasks.errors import invalid_argument, not_supported
 from safedefer.emulator.cloud_tasks.messages import RUNNING, Queue, UpdateQueueRequest
@@ -33,6 +35,8 @@ def stored_queue(requested: Queue, current: Queue | None = None) -> Queue:
         stored.ClearField(field)
     _check_rate_limits(requested.rate_limits)
     retry_rules(requested.retry_config)
+    if not 0 <= requested.stackdriver_logging_config.sampling_ratio <= 1:
+        raise invalid_argument("StackdriverLoggingConfig.samplingRatio must be between 0.0 and 1.0.")
     _fill_rate_limits(stored.rate_limits)
     _fill_retry_config(stored.retry_config)
     stored.state = current.state if current else RUNNING
@@ -53,9 +57,24 @@ def updated_queue(request: UpdateQueueRequest, current: Queue | None) -> Queue:
         return stored_queue(request.queue, current)
     merged = Queue()
     merged.CopyFrom(current)
-    request.update_mask.MergeMessage(request.queue, merged, replace_message_field=True)
+    request.update_mask.MergeMessage(_with_masked_parents(request), merged, replace_message_field=True)
     merged.name = current.name
     return stored_queue(merged, current)
+
+
+def _with_masked_parents(request: UpdateQueueRequest) -> Queue:
+    """Return the requested queue with every message that the mask looks into.
+
+    Protobuf leaves out a path whose parent is unset, where an update is to reset the field.
+    """
+    source = Queue()
+    source.CopyFrom(request.queue)
+    for path in request.update_mask.paths:
+        message: Message = source
+        for part in path.split(".")[:-1]:
+            message = getattr(message, part)
+            message.SetInParent()
+    return source
 
 
 def rate_limits(stored: Queue) -> RateLimits:

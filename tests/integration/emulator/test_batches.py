@@ -1,4 +1,4 @@
-"""Batch creates: one call, many tasks, an operation that is done at once."""
+"""Batch creates: one call, many tasks, an operation that has to be asked for."""
 
 import uuid
 
@@ -51,14 +51,45 @@ def test_largest_legal_batch_arrives(client: tasks_v2.CloudTasksClient, queue: s
     assert len(created(made)) == 100
 
 
+def test_batch_runs_until_it_is_asked_for(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    client.pause_queue(name=queue)
+    made = client.batch_create_tasks(batch(queue, http_task()))
+    assert not made.operation.done
+    assert not made.operation.HasField("response")
+    assert metadata_of(made).state == tasks_v2.BatchCreateTasksMetadata.State.RUNNING
+    assert made.done()  # type: ignore[no-untyped-call]  # As above.
+    assert metadata_of(made).state == tasks_v2.BatchCreateTasksMetadata.State.SUCCEEDED
+
+
+def test_batch_measures_each_task_to_the_byte(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    client.pause_queue(name=queue)
+    task = http_task(f"{queue}/tasks/a", b"x" * 1_048_000)
+    full = tasks_v2.CreateTaskRequest(parent=queue, task=task, response_view=tasks_v2.Task.View.FULL)
+    stored = tasks_v2.Task.pb(client.create_task(full))
+    stored.ClearField("view")  # It says what was asked for and is not stored.
+    room = 1_048_569 - stored.ByteSize()
+    made = client.batch_create_tasks(
+        batch(
+            queue,
+            http_task(f"{queue}/tasks/b", b"x" * (1_048_000 + room)),
+            http_task(f"{queue}/tasks/c", b"x" * (1_048_001 + room)),
+        )
+    )
+    assert [task.name for task in created(made)] == [f"{queue}/tasks/b"]
+    failed = metadata_of(made).failed_requests
+    assert {index: status.message for index, status in failed.items()} == {1: "Task size too large"}
+    assert failed[1].code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+
+
 def test_operation_can_be_fetched_again(client: tasks_v2.CloudTasksClient, queue: str) -> None:
     client.pause_queue(name=queue)
-    made = client.batch_create_tasks(batch(queue, http_task())).operation
-    assert made.name.startswith("projects/local/locations/local1/operations/")
-    fetched = client.get_operation(operations_pb2.GetOperationRequest(name=made.name))
-    assert fetched == made
+    made = client.batch_create_tasks(batch(queue, http_task()))
+    name = made.operation.name
+    assert name.startswith("projects/local/locations/local1/operations/")
+    created(made)
+    assert client.get_operation(operations_pb2.GetOperationRequest(name=name)) == made.operation
     with pytest.raises(exceptions.NotFound) as refusal:
-        client.get_operation(operations_pb2.GetOperationRequest(name=f"{made.name}0"))
+        client.get_operation(operations_pb2.GetOperationRequest(name=f"{name}0"))
     assert refusal.value.message == "Requested entity was not found."
 
 
@@ -79,6 +110,8 @@ def test_partial_success_tells_which_request_failed_and_why(client: tasks_v2.Clo
 
 def test_batch_of_failures_ends_in_an_error(client: tasks_v2.CloudTasksClient, queue: str) -> None:
     made = client.batch_create_tasks(batch(queue, http_task(url="nonsense")))
+    with pytest.raises(exceptions.GoogleAPICallError, match="None of the requests succeeded"):
+        created(made)
     assert made.operation.error.code == grpc.StatusCode.ABORTED.value[0]
     assert metadata_of(made).state == tasks_v2.BatchCreateTasksMetadata.State.FAILED
 
@@ -87,7 +120,9 @@ def test_repeated_request_id_creates_nothing_more(client: tasks_v2.CloudTasksCli
     client.pause_queue(name=queue)
     request = batch(queue, http_task(), http_task(), request_id=str(uuid.uuid4()))
     first = client.batch_create_tasks(request)
-    assert client.batch_create_tasks(request).operation == first.operation
+    second = client.batch_create_tasks(request)
+    assert second.operation == first.operation
+    assert created(second) == created(first)
     assert len(list(client.list_tasks(parent=queue))) == 2
 
 

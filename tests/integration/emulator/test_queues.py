@@ -101,6 +101,27 @@ def test_create_queue_refuses_retry_setting(
     assert refusal.value.message == text
 
 
+@pytest.mark.parametrize("ratio", [-0.1, 1.1, float("nan")])
+def test_queue_refuses_share_of_logs_that_is_none(client: tasks_v2.CloudTasksClient, queue: str, ratio: float) -> None:
+    logging = tasks_v2.StackdriverLoggingConfig(sampling_ratio=ratio)
+    with pytest.raises(exceptions.InvalidArgument, match="samplingRatio"):
+        client.update_queue(queue=tasks_v2.Queue(name=queue, stackdriver_logging_config=logging))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"rate_limits": {"max_dispatches_per_second": 501}}, {"retry_config": {"max_attempts": -2}}],
+)
+def test_update_refuses_what_create_refuses_and_changes_nothing(
+    client: tasks_v2.CloudTasksClient, queue: str, changes: dict[str, object]
+) -> None:
+    before = client.get_queue(name=queue)
+    for name in (queue, OTHER):
+        with pytest.raises(exceptions.InvalidArgument, match=r"must be"):
+            client.update_queue(queue=tasks_v2.Queue({"name": name, **changes}))
+    assert [*client.list_queues(parent=LOCATION)] == [before]
+
+
 def test_create_queue_refuses_existing_name(client: tasks_v2.CloudTasksClient, queue: str) -> None:
     with pytest.raises(exceptions.AlreadyExists) as refusal:
         client.create_queue(parent=LOCATION, queue=tasks_v2.Queue(name=queue))
@@ -200,6 +221,27 @@ def test_update_changes_what_the_mask_names(client: tasks_v2.CloudTasksClient) -
     assert changed.rate_limits.max_dispatches_per_second == 50
     assert changed.rate_limits.max_concurrent_dispatches == 2
     assert changed.retry_config.max_attempts == 9
+
+
+def test_update_resets_what_the_mask_names_and_the_queue_does_not(client: tasks_v2.CloudTasksClient) -> None:
+    before = tasks_v2.Queue(name=OTHER, retry_config=tasks_v2.RetryConfig(max_attempts=9, min_backoff=seconds(5)))
+    client.create_queue(parent=LOCATION, queue=before)
+    changed = client.update_queue(
+        queue=tasks_v2.Queue(name=OTHER), update_mask=field_mask_pb2.FieldMask(paths=["retry_config.min_backoff"])
+    )
+    assert changed.retry_config.min_backoff == timedelta(seconds=0.1)
+    assert changed.retry_config.max_attempts == 9
+
+
+def test_update_ignores_output_only_fields_in_the_mask(client: tasks_v2.CloudTasksClient, queue: str) -> None:
+    changed = client.update_queue(
+        queue=tasks_v2.Queue(
+            name=queue, state=tasks_v2.Queue.State.PAUSED, rate_limits=tasks_v2.RateLimits(max_burst_size=3)
+        ),
+        update_mask=field_mask_pb2.FieldMask(paths=["state", "rate_limits.max_burst_size"]),
+    )
+    assert changed.state == tasks_v2.Queue.State.RUNNING
+    assert changed.rate_limits.max_burst_size == 100
 
 
 def test_update_without_mask_replaces_every_setting_but_state(client: tasks_v2.CloudTasksClient) -> None:
