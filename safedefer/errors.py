@@ -25,6 +25,7 @@ __all__ = [
     "OverflowMissingError",
     "PayloadTooLargeError",
     "QueueNotFoundError",
+    "QueueRefusedError",
     "QueueUnavailableError",
     "Reason",
     "ReferenceMissingError",
@@ -135,6 +136,10 @@ class ConfigurationError(SafeDeferError):
 
 class QueueNotFoundError(ConfigurationError):
     """The queue does not exist, or is too new to be used."""
+
+
+class QueueRefusedError(ConfigurationError):
+    """Cloud Tasks refused to show or change a queue: a permission, or a value that it does not accept."""
 
 
 class TaskRefusedError(ConfigurationError):

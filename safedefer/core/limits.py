@@ -37,6 +37,13 @@ MAX_AGE: Final = timedelta(days=31)
 
 CLOCK_SKEW: Final = timedelta(seconds=30)
 
+QUEUE_SYNC_TIME: Final = timedelta(seconds=5)
+"""For all queues together, before the first task that a process sends."""
+
+MAX_QUEUE_RATE: Final = 500
+MAX_QUEUE_CONCURRENCY: Final = 5_000
+"""Cloud Tasks: dispatches per second of a queue, and at once."""
+
 MIN_DISPATCH_DEADLINE: Final = timedelta(seconds=15)
 MAX_DISPATCH_DEADLINE: Final = timedelta(minutes=30)
 DEFAULT_DISPATCH_DEADLINE: Final = timedelta(minutes=10)

@@ -1,6 +1,6 @@
 """What the rules need of the outside, as Protocols. `safedefer.django.setup` chooses what fills them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar, final
 from safedefer.core.audit import AuditEvent
 from safedefer.core.names import QueueName, TaskName
 from safedefer.core.outbox import WaitingCall
+from safedefer.core.queues import PresentQueue, QueueField, QueueSpec
 from safedefer.core.records import Change, Record, RecordKey, RecordKind
 from safedefer.core.references import ModelReference
 from safedefer.core.retries import RetryOptions
@@ -93,6 +94,34 @@ class TaskSender(Protocol):
             TaskRefusedError: The service refuses it for good.
             QueueUnavailableError: The service did not answer; the task may or may not exist.
         """
+        ...
+
+
+class QueueAdmin(Protocol):
+    """Reads and changes the settings of queues.
+
+    Every method raises QueueRefusedError where the service refuses for good, and QueueUnavailableError where it does
+    not answer `within` the time that is given.
+    """
+
+    def get(self, name: QueueName, *, within: timedelta) -> PresentQueue | None:
+        """Read a queue, or None where there is none of that name."""
+        ...
+
+    def create(self, spec: QueueSpec, *, within: timedelta) -> bool:
+        """Create a queue; what the spec does not name is the service's default.
+
+        Returns:
+            False where there is a queue of that name by now.
+        """
+        ...
+
+    def update(self, spec: QueueSpec, fields: Collection[QueueField], *, within: timedelta) -> None:
+        """Change the named settings of a queue, and no other."""
+        ...
+
+    def all(self, *, within: timedelta) -> Sequence[PresentQueue]:
+        """Read every queue of the location, by name."""
         ...
 
 

@@ -29,6 +29,8 @@ from safedefer.core.names import (
     parse_project_name,
     parse_queue_name,
 )
+from safedefer.core.queues import QueueSpec
+from safedefer.django.queue_settings import parse_queues
 from safedefer.errors import ConfigurationError, InvalidNameError
 
 LOCAL_PROJECT: Final = ProjectName("local")
@@ -56,9 +58,11 @@ _KEYS: Final = (
     "MAX_AGE",
     "MODULES",
     "PROJECT",
+    "QUEUES",
     "SERVICE_ACCOUNT",
     "OUTBOX",
     "STORE",
+    "SYNC_QUEUES",
 )
 _SHARED_ACCOUNTS: Final = ("-compute@developer.gserviceaccount.com", "@appspot.gserviceaccount.com")
 _INSECURE_PREFIX: Final = "django-insecure-"
@@ -144,6 +148,8 @@ class Settings:
     allowed_emails: frozenset[str]
     keys: tuple[KeySetting, ...]
     default_queue: QueueName
+    queues: tuple[QueueSpec, ...]
+    sync_queues: bool
     inline_limit_bytes: int
     body_cap_bytes: int
     max_age: timedelta
@@ -221,6 +227,8 @@ def _read(reading: _Reading, django_settings: object) -> Settings:
         allowed_emails=_read_emails(reading, service_account),
         keys=_read_keys(reading, django_settings),
         default_queue=reading.parse("DEFAULT_QUEUE", parse_queue_name, QueueName("default")),
+        queues=_read_queues(reading, django_settings),
+        sync_queues=reading.parse("SYNC_QUEUES", _switch, default=True),
         inline_limit_bytes=reading.parse("INLINE_LIMIT", _inline_limit, MAX_INLINE_TASK_BYTES),
         body_cap_bytes=reading.parse("BODY_CAP", _positive, MAX_BODY_BYTES),
         max_age=reading.parse("MAX_AGE", _max_age, MAX_AGE),
@@ -425,6 +433,24 @@ def _check_ring(reading: _Reading, keys: Sequence[KeySetting]) -> None:
         reading.error("E004", "Two of SAFEDEFER['KEYS'] have the same id or the same secret.")
 
 
+def _read_queues(reading: _Reading, django_settings: object) -> tuple[QueueSpec, ...]:
+    """QUEUES, or the setting that djangae has for it."""
+    where, given = "SAFEDEFER['QUEUES']", reading.given.get("QUEUES", ())
+    if "QUEUES" not in reading.given:
+        where, given = "CLOUD_TASKS_QUEUES", getattr(django_settings, "CLOUD_TASKS_QUEUES", None) or ()
+    specs, mistakes = parse_queues(given, where)
+    for mistake in mistakes:
+        reading.error("E020", mistake.message, mistake.hint)
+    for spec in specs:
+        if spec.gives_up:
+            reading.error(
+                "W020",
+                f"The queue {spec.name} gives up on tasks in the end, and nothing remembers them.",
+                "Leave retry_max_attempts and retry_max_duration out: RetryOptions give up with a dead letter.",
+            )
+    return specs
+
+
 def _read_store(reading: _Reading) -> Store:
     value = reading.given.get("STORE", "orm" if reading.debug else None)
     if value == "datastore":
@@ -522,6 +548,12 @@ def _emails(value: object) -> frozenset[str]:
 def _positive(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ConfigurationError("expected a number of bytes")
+    return value
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError("expected True or False")
     return value
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Final
@@ -15,7 +16,7 @@ from safedefer.core.claims import Producer
 from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
 from safedefer.core.policy import Policy
-from safedefer.core.ports import RecordStore
+from safedefer.core.ports import QueueAdmin, RecordStore
 from safedefer.core.routing import ANYWHERE, Route, is_app_engine_host, is_host_part
 from safedefer.core.signing import Deployment
 from safedefer.django.audit import LoggingAudit
@@ -28,11 +29,14 @@ from safedefer.django.surroundings import DjangoSurroundings, follow_requests
 from safedefer.django.transactions import DjangoCommitHook
 from safedefer.errors import ConfigurationError
 from safedefer.flow.ledger import Ledger
+from safedefer.flow.queues import prepare_queues
 from safedefer.flow.runtime import Runtime, install, install_problem
-from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget
+from safedefer.gcp.cloud_tasks import CloudTasksSender, TasksClient, TaskTarget, make_client
 from safedefer.gcp.jwks import KeySetCache, fetch_key_set
 from safedefer.gcp.metadata import read_project_id, read_region
 from safedefer.gcp.oidc import GOOGLE_ISSUER, GOOGLE_KEYS_URL, OidcVerifier, TokenPolicy
+from safedefer.gcp.per_process import PerProcess
+from safedefer.gcp.queues import CloudTasksQueues
 
 logger: Final = logging.getLogger("safedefer")
 
@@ -72,8 +76,7 @@ def build_runtime(settings: Settings) -> Runtime:
     Raises:
         ConfigurationError: The metadata server has to be asked and does not answer.
     """
-    project = settings.project or parse_project_name(read_project_id())
-    location = settings.location or parse_location_name(read_region())
+    target = make_target(settings)
     clock = DjangoClock()
     local = settings.local
     issuer, keys_url = GOOGLE_ISSUER, GOOGLE_KEYS_URL
@@ -81,30 +84,22 @@ def build_runtime(settings: Settings) -> Runtime:
         issuer, keys_url = local.issuer, f"{local.issuer}/oauth2/v3/certs"
     keys = KeySetCache(lambda: fetch_key_set(keys_url))
     token_policy = TokenPolicy(issuer=issuer, audience=settings.audience, emails=settings.allowed_emails)
-    target = TaskTarget(
-        project=project,
-        location=location,
-        handler_url=settings.handler_url,
-        audience=settings.audience,
-        service_account=settings.service_account,
-        emulator_host=None if local is None else local.tasks_host,
-    )
-    records = make_records(settings, project)
+    records = make_records(settings, target.project)
     return Runtime(
         registry=registry,
-        ring=make_ring(settings.keys, settings.environment, project),
-        deployment=Deployment(settings.environment, project),
+        ring=make_ring(settings.keys, settings.environment, target.project),
+        deployment=Deployment(settings.environment, target.project),
         policy=Policy(
             environment=settings.environment,
-            project=project,
-            location=location,
+            project=target.project,
+            location=target.location,
             handler=settings.handler_id,
             max_age=settings.max_age,
         ),
         default_queue=settings.default_queue,
         producer=_producer(),
         default_route=_default_route(settings.handler_url),
-        sender=CloudTasksSender(target),
+        sender=CloudTasksSender(target, _queue_preparation(settings, target)),
         tokens=OidcVerifier(token_policy, keys.find, clock.time),
         resolver=DjangoReferences(),
         commits=DjangoCommitHook(),
@@ -119,6 +114,42 @@ def build_runtime(settings: Settings) -> Runtime:
         inline_limit_bytes=settings.inline_limit_bytes,
         body_cap_bytes=settings.body_cap_bytes,
     )
+
+
+def make_target(settings: Settings) -> TaskTarget:
+    """Where tasks are created and whom they call.
+
+    Raises:
+        ConfigurationError: The metadata server has to be asked and does not answer.
+    """
+    return TaskTarget(
+        project=settings.project or parse_project_name(read_project_id()),
+        location=settings.location or parse_location_name(read_region()),
+        handler_url=settings.handler_url,
+        audience=settings.audience,
+        service_account=settings.service_account,
+        emulator_host=None if settings.local is None else settings.local.tasks_host,
+    )
+
+
+def make_queue_admin(settings: Settings) -> QueueAdmin:
+    """What manages queues, with a client of its own.
+
+    Raises:
+        ConfigurationError: The metadata server has to be asked and does not answer.
+    """
+    target = make_target(settings)
+    return CloudTasksQueues(PerProcess(lambda: make_client(target)).get, target)
+
+
+def _queue_preparation(settings: Settings, target: TaskTarget) -> Callable[[TasksClient], None] | None:
+    """What brings the queues in order before a process sends its first task, if that is to be done.
+
+    Not at start-up: a gRPC channel that was used before a fork fails in the child.
+    """
+    if not settings.queues or not settings.sync_queues:
+        return None
+    return lambda client: prepare_queues(CloudTasksQueues(lambda: client, target), settings.queues)
 
 
 def make_records(settings: Settings, project: str) -> RecordStore:

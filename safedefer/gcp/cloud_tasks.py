@@ -1,9 +1,10 @@
 """TaskSender over google-cloud-tasks: HTTP target, identity token, named creates, one client per process."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, final
+from typing import Final, TypeAlias, final
 
 from google.api_core import exceptions
 from google.api_core.retry import Retry, if_exception_type
@@ -21,6 +22,8 @@ from safedefer.core.routing import routed_url
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
 from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
+
+TasksClient: TypeAlias = tasks_v2.CloudTasksClient
 
 # Cloud Tasks refuses a call whose deadline is more than 30 s ahead by its own clock. One try is far below that, and
 # so are all tries of one create together.
@@ -96,9 +99,14 @@ class CloudTasksSender:
     The client is made on first use in each process: a channel that was used before a fork fails in the child.
     """
 
-    def __init__(self, target: TaskTarget) -> None:
+    def __init__(self, target: TaskTarget, before_first_send: Callable[[TasksClient], None] | None = None) -> None:
+        """Take where tasks go.
+
+        Args:
+            before_first_send: Called once in each process, with its client; it must not raise.
+        """
         self._target = target
-        self._client = PerProcess(self._make_client)
+        self._client = PerProcess(lambda: make_client(target), before_first_send)
 
     def prepare(self, task: OutgoingTask) -> SendableTask:
         """Build the message for the service. Its size is that of its serialized form."""
@@ -138,12 +146,14 @@ class CloudTasksSender:
             return False
         return True
 
-    def _make_client(self) -> tasks_v2.CloudTasksClient:
-        logging.getLogger(CloudTasksGrpcTransport.__module__).addFilter(_WITHOUT_PAYLOAD)
-        host = self._target.emulator_host
-        if host is None:
-            return tasks_v2.CloudTasksClient()
-        return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=open_local_channel(host)))
+
+def make_client(target: TaskTarget) -> TasksClient:
+    """Make a client for Google's Cloud Tasks or for the local one. Its log records hold no arguments."""
+    logging.getLogger(CloudTasksGrpcTransport.__module__).addFilter(_WITHOUT_PAYLOAD)
+    host = target.emulator_host
+    if host is None:
+        return tasks_v2.CloudTasksClient()
+    return tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=open_local_channel(host)))
 
 
 def _retry_config(retry: RetryOptions) -> dict[str, object]:

@@ -11,6 +11,7 @@ from google.auth import exceptions as auth_exceptions
 from safedefer.errors import (
     PayloadTooLargeError,
     QueueNotFoundError,
+    QueueRefusedError,
     QueueUnavailableError,
     StoreUnavailableError,
     TaskRefusedError,
@@ -68,6 +69,39 @@ def creating_task(queue: str, size_bytes: int, limit_bytes: int, *, advice: str 
             f"Cloud Tasks did not take a task for queue {queue} ({type(error).__name__}); "
             f"it may or may not exist{advice}"
         ) from error
+
+
+class QueueMissing(QueueRefusedError):  # noqa: N818  # Likewise.
+    """There is no queue of that name."""
+
+
+class QueueExists(QueueRefusedError):  # noqa: N818  # Likewise.
+    """A queue of that name was there first."""
+
+
+@contextmanager
+def managing_queue(queue: str) -> Iterator[None]:
+    """Translate what reading, creating or updating a queue can raise.
+
+    Raises:
+        QueueMissing, QueueExists: See there.
+        QueueRefusedError: The service refuses it for good, or there are no credentials to ask with.
+        QueueUnavailableError: Anything else: it did not answer, or not in time.
+    """
+    try:
+        yield
+    except exceptions.NotFound:
+        raise QueueMissing(f"Cloud Tasks does not know {queue}; see that PROJECT and LOCATION are right") from None
+    except exceptions.AlreadyExists:
+        raise QueueExists(f"Cloud Tasks has a queue {queue} already") from None
+    except (*_REFUSALS, exceptions.FailedPrecondition) as error:
+        raise QueueRefusedError(
+            f"Cloud Tasks refused to manage {queue} ({type(error).__name__}): {error.message}"
+        ) from error
+    except auth_exceptions.DefaultCredentialsError as error:
+        raise QueueRefusedError(f"there are no Google credentials to manage queues with: {error}") from error
+    except (exceptions.GoogleAPIError, auth_exceptions.GoogleAuthError, grpc.RpcError) as error:
+        raise QueueUnavailableError(f"Cloud Tasks did not answer for {queue} ({type(error).__name__})") from error
 
 
 class EntityExists(Exception):  # noqa: N818  # An answer rather than an error: the caller decides.
