@@ -7,10 +7,14 @@ from safedefer.emulator.addresses import HostNotLoopbackError, PortUnavailableEr
 from safedefer.emulator.clock import Clock, ManualClock, SystemClock
 from safedefer.emulator.cloud import LocalCloud, Server
 from safedefer.emulator.cloud_tasks.attempts import Attempt
+from safedefer.emulator.faults import Fault, FaultError, Faults
 
 __all__ = [
     "Attempt",
     "Clock",
+    "Fault",
+    "FaultError",
+    "Faults",
     "HostNotLoopbackError",
     "LocalCloud",
     "ManualClock",

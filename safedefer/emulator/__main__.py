@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from safedefer.emulator.addresses import HostNotLoopbackError, PortUnavailableError
 from safedefer.emulator.cloud import LocalCloud
 from safedefer.emulator.cloud_tasks.errors import CallError
+from safedefer.emulator.faults import CLOUD_TASKS_FAULTS, DATASTORE_FAULTS, FaultError, FaultKind
 
 _DEFAULT_QUEUE = "projects/local/locations/local1/queues/default"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -35,10 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             host=options.host,
             queues=tuple(options.queue or (_DEFAULT_QUEUE,)),
             unsafe_allow_any_host=options.unsafe_allow_any_host,
+            tasks_faults=options.tasks_faults,
+            datastore_faults=options.datastore_faults,
+            seed=options.seed,
         ) as cloud:
             _announce(cloud)
             signals.get()
-    except (PortUnavailableError, HostNotLoopbackError, CallError) as error:
+    except (PortUnavailableError, HostNotLoopbackError, CallError, FaultError) as error:
         sys.stderr.write(f"safedefer-emulator: {error}\n")
         return 1
     finally:
@@ -64,10 +68,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--queue", action="append", metavar="NAME", help=f"full name of a queue; repeatable (default {_DEFAULT_QUEUE})"
     )
+    for name, kinds in (("tasks", CLOUD_TASKS_FAULTS), ("datastore", DATASTORE_FAULTS)):
+        parser.add_argument(f"--{name}-faults", default="", metavar="KIND=RATE[:DETAIL],...", help=_fault_help(kinds))
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of the faults (default 0)")
     parser.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default INFO"
     )
     return parser
+
+
+def _fault_help(kinds: Sequence[FaultKind]) -> str:
+    return "what goes wrong, and how often: " + ", ".join(kind.usual.kind for kind in kinds)
 
 
 def _port(text: str) -> int:

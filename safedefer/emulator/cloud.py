@@ -51,6 +51,9 @@ class LocalCloud:
         task_name_memory: timedelta = DEFAULT_TASK_NAME_MEMORY,
         queue_name_memory: timedelta = DEFAULT_QUEUE_NAME_MEMORY,
         unsafe_allow_any_host: bool = False,
+        tasks_faults: str = "",
+        datastore_faults: str = "",
+        seed: int = 0,
     ) -> None:
         """Put the servers together; no port is taken before `start`.
 
@@ -64,9 +67,13 @@ class LocalCloud:
             task_name_memory: How long the name of a task that is gone stays taken.
             queue_name_memory: How long the name of a deleted queue stays taken.
             unsafe_allow_any_host: Accept a host that other machines can reach.
+            tasks_faults: What goes wrong in Cloud Tasks, such as `duplicate=0.1,drop-response=0.05`.
+            datastore_faults: What goes wrong in Datastore, such as `abort=0.2`.
+            seed: Of the draws of the faults: the same seed draws the same.
 
         Raises:
             HostNotLoopbackError: Other machines could reach `host`, and that was not asked for.
+            FaultError: The faults cannot be read.
         """
         if not unsafe_allow_any_host:
             check_host(host)
@@ -80,8 +87,12 @@ class LocalCloud:
             minter=self.issuer,
             task_name_memory=task_name_memory,
             queue_name_memory=queue_name_memory,
+            seed=seed,
         )
-        self._datastore = _datastore_server(host, datastore_port, clock)
+        self._datastore = _datastore_server(host, datastore_port, clock, seed)
+        self.tasks.faults.load(tasks_faults)
+        if datastore_faults:
+            self.datastore.faults.load(datastore_faults)
         # In the order of starting: Cloud Tasks needs the issuer from its first dispatch on.
         self._servers: tuple[Server, ...] = tuple(filter(None, (self.issuer, self._datastore, self.tasks)))
         self._running = ExitStack()
@@ -134,10 +145,10 @@ class LocalCloud:
         self.stop()
 
 
-def _datastore_server(host: str, port: int, clock: Clock) -> "DatastoreServer | None":
+def _datastore_server(host: str, port: int, clock: Clock, seed: int) -> "DatastoreServer | None":
     try:
         # Installed only with the extra: whoever keeps no records in Datastore does not need it.
         from safedefer.emulator.datastore.server import DatastoreServer  # noqa: PLC0415
     except ImportError:
         return None
-    return DatastoreServer(host=host, port=port, clock=clock)
+    return DatastoreServer(host=host, port=port, clock=clock, seed=seed)

@@ -9,6 +9,7 @@ from safedefer.emulator.cloud_tasks.errors import ENTITY_NOT_FOUND, QUEUE_NOT_FO
 from safedefer.emulator.cloud_tasks.messages import Queue
 from safedefer.emulator.cloud_tasks.names import LocationName, QueueName, TaskName, location_of, queue_of
 from safedefer.emulator.cloud_tasks.state import QueueState, TaskState
+from safedefer.emulator.faults import Faults
 
 _NAME_REMEMBERED = "The queue cannot be created because a queue with this name existed too recently."
 
@@ -16,8 +17,9 @@ _NAME_REMEMBERED = "The queue cannot be created because a queue with this name e
 class Directory:
     """Finds queues and tasks, or fails in the words of the service."""
 
-    def __init__(self, *, task_name_memory: timedelta, queue_name_memory: timedelta) -> None:
+    def __init__(self, *, task_name_memory: timedelta, queue_name_memory: timedelta, faults: Faults) -> None:
         """Start empty."""
+        self._faults = faults
         self._task_name_memory = task_name_memory
         self._queue_name_memory = queue_name_memory
         self._queues: dict[QueueName, QueueState] = {}
@@ -55,7 +57,9 @@ class Directory:
         if self._tombstones.get(name, now) > now:
             raise CallError(grpc.StatusCode.FAILED_PRECONDITION, _NAME_REMEMBERED)
         self._tombstones.pop(name, None)
-        queue = self._queues[name] = QueueState(stored, name_memory=self._task_name_memory, now=now)
+        queue = self._queues[name] = QueueState(
+            stored, name_memory=self._task_name_memory, now=now, faults=self._faults
+        )
         return queue
 
     def delete(self, name: QueueName, now: datetime) -> None:

@@ -11,6 +11,7 @@ from safedefer.emulator.cloud_tasks import paging, queue_forms
 from safedefer.emulator.cloud_tasks.attempts import Attempt, record
 from safedefer.emulator.cloud_tasks.directory import Directory
 from safedefer.emulator.cloud_tasks.errors import (
+    CallError,
     already_exists,
     invalid_argument,
     not_found,
@@ -26,9 +27,10 @@ from safedefer.emulator.cloud_tasks.names import (
     queue_of,
     task_name,
 )
-from safedefer.emulator.cloud_tasks.retries import Answer
+from safedefer.emulator.cloud_tasks.retries import Answer, NoResponse, Response
 from safedefer.emulator.cloud_tasks.state import Dispatch, QueueState, TaskState
 from safedefer.emulator.cloud_tasks.task_forms import stored_task
+from safedefer.emulator.faults import CLOUD_TASKS_FAULTS, Faults
 
 _ATTEMPTS_KEPT = 10_000
 _TASK_NAME_REMEMBERED = (
@@ -48,11 +50,16 @@ class Engine:
     `changed` is the lock, and is notified after every change that could let a task be dispatched or a waiter go on.
     """
 
-    def __init__(self, clock: Clock, *, task_name_memory: timedelta, queue_name_memory: timedelta) -> None:
+    def __init__(
+        self, clock: Clock, *, task_name_memory: timedelta, queue_name_memory: timedelta, seed: int = 0
+    ) -> None:
         """Start without queues."""
         self.clock = clock
         self.changed = threading.Condition()
-        self._queues = Directory(task_name_memory=task_name_memory, queue_name_memory=queue_name_memory)
+        self.faults = Faults(CLOUD_TASKS_FAULTS, seed=seed)
+        self._queues = Directory(
+            task_name_memory=task_name_memory, queue_name_memory=queue_name_memory, faults=self.faults
+        )
         self._running: dict[int, tuple[QueueState, TaskState]] = {}
         self._forced: deque[Dispatch] = deque()
         self._last_dispatch = 0
@@ -148,8 +155,12 @@ class Engine:
         """Add a task to a queue.
 
         Raises:
-            CallError: NOT_FOUND for the queue, ALREADY_EXISTS for the name, INVALID_ARGUMENT for the rest.
+            CallError: NOT_FOUND for the queue, ALREADY_EXISTS for the name, INVALID_ARGUMENT for the rest; or a fault,
+                after which the task may exist.
         """
+        fault = self.faults.draw("refuse-create", "ambiguous-create")
+        if fault and fault.kind == "refuse-create":
+            raise CallError(fault.code, fault.text)
         name = parse_task_name_in(parent, requested.name) if requested.name else task_name(parent, _new_task_id())
         now = self.clock.now()
         stored = stored_task(requested, name, now)
@@ -161,6 +172,8 @@ class Engine:
                 raise already_exists("Requested entity already exists")
             task = queue.add(stored, name, now)
             self.changed.notify_all()
+            if fault:
+                raise CallError(fault.code, fault.text)
             return task.render(view)
 
     def get_task(self, name: TaskName, view: int) -> Task:
@@ -238,7 +251,7 @@ class Engine:
             for queue in self._queues:
                 while len(self._running) < room and len(taken) < most and (task := queue.take_due(now)):
                     taken.append(self._begin(queue, task, forced=False, now=now))
-            return taken
+            return [each for dispatch in taken for each in self._with_duplicate(dispatch)]
 
     def next_dispatch_at(self, *, room: int) -> datetime | None:
         """Return when `take_due` next has something, or None if only a change can bring that about."""
@@ -254,6 +267,8 @@ class Engine:
         with self.changed:
             now = self.clock.now()
             queue, task = self._running.pop(dispatch.number)
+            if dispatch.loses_response and isinstance(answer, Response):
+                answer = NoResponse(reason="lost")
             queue.settle(task, dispatch, answer, now)
             attempt = record(dispatch, answer, now)
             self._attempts.append(attempt)
@@ -317,6 +332,14 @@ class Engine:
         dispatch = queue.begin(task, number=self._last_dispatch, forced=forced, now=now)
         self.changed.notify_all()
         return dispatch
+
+    def _with_duplicate(self, dispatch: Dispatch) -> list[Dispatch]:
+        if not self.faults.draw("duplicate"):
+            return [dispatch]
+        self._last_dispatch += 1
+        queue, task = self._running[dispatch.number]
+        self._running[self._last_dispatch] = (queue, task)
+        return [dispatch, queue.repeat(dispatch, number=self._last_dispatch)]
 
     def _change_queue(self, name: QueueName, change: Callable[[QueueState], None]) -> Queue:
         with self.changed:

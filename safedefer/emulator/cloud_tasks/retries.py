@@ -37,9 +37,9 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoResponse:
-    """The target did not answer in full: it could not be reached, broke off, or the dispatch deadline passed."""
+    """No answer in full: the target could not be reached or broke off, the deadline passed, or a fault lost it."""
 
-    reason: Literal["unreachable", "deadline"]
+    reason: Literal["unreachable", "deadline", "lost"]
 
 
 Answer = Response | NoResponse

@@ -17,6 +17,7 @@ from safedefer.emulator.cloud_tasks.messages import Queue
 from safedefer.emulator.cloud_tasks.names import parse_queue_name
 from safedefer.emulator.cloud_tasks.operations import Operations
 from safedefer.emulator.cloud_tasks.surface import Surface
+from safedefer.emulator.faults import Faults
 
 _NAME = "Cloud Tasks"
 _API_THREADS = 8
@@ -39,6 +40,7 @@ class CloudTasksServer:
         minter: TokenMinter,
         task_name_memory: timedelta,
         queue_name_memory: timedelta,
+        seed: int = 0,
     ) -> None:
         """Prepare the service; no port is taken before `start`.
 
@@ -50,13 +52,14 @@ class CloudTasksServer:
             minter: Where the tokens of tasks come from.
             task_name_memory: How long the name of a task that is gone stays taken.
             queue_name_memory: How long the name of a deleted queue stays taken.
+            seed: Of the draws of its faults.
 
         Raises:
             CallError: A queue's name is malformed or given twice.
         """
         self._host = host
         self._port = port
-        self._engine = Engine(clock, task_name_memory=task_name_memory, queue_name_memory=queue_name_memory)
+        self._engine = Engine(clock, task_name_memory=task_name_memory, queue_name_memory=queue_name_memory, seed=seed)
         for name in queues:
             self._engine.create_queue(Queue(name=parse_queue_name(name)))
         self._dispatcher = Dispatcher(self._engine, Delivery(clock, minter), max_threads=_MAX_ATTEMPTS_IN_FLIGHT)
@@ -73,6 +76,11 @@ class CloudTasksServer:
     def address(self) -> str:
         """Host and port, as CLOUD_TASKS_EMULATOR_HOST carries them."""
         return format_address(self._host, self._port)
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong here, by rate or at the next operation; nothing, unless asked for."""
+        return self._engine.faults
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

@@ -1,7 +1,7 @@
 """One queue with its tasks, in memory. Every method is given the time; nothing here locks, waits or sends."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from safedefer.emulator.cloud_tasks import limits, rates, retries
@@ -21,6 +21,7 @@ from safedefer.emulator.cloud_tasks.queue_forms import rate_limits, retry_rules
 from safedefer.emulator.cloud_tasks.retries import Answer, Response
 from safedefer.emulator.cloud_tasks.schedule import Schedule
 from safedefer.emulator.cloud_tasks.times import timestamp
+from safedefer.emulator.faults import Faults
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,7 @@ class Dispatch:
     body: bytes = field(repr=False)
     identity: Identity | None
     is_forced: bool
+    loses_response: bool = False
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -97,8 +99,9 @@ class TaskState:
 class QueueState:
     """A queue: settings, tasks in the order of their creation, and the names of tasks that are gone."""
 
-    def __init__(self, stored: Queue, *, name_memory: timedelta, now: datetime) -> None:
+    def __init__(self, stored: Queue, *, name_memory: timedelta, now: datetime, faults: Faults) -> None:
         """Start empty and with a full token bucket."""
+        self._faults = faults
         self.name = parse_queue_name(stored.name)
         self.stored = stored
         self.tasks: OrderedDict[TaskName, TaskState] = OrderedDict()
@@ -141,7 +144,7 @@ class QueueState:
             own_rules=retry_rules(stored.retry_config) if stored.HasField("retry_config") else None,
         )
         self.tasks[name] = task
-        self._schedule.put(name, scheduled_at)
+        self._plan(task)
         return task
 
     def remove(self, task: TaskState, now: datetime) -> None:
@@ -195,6 +198,9 @@ class QueueState:
         name = self._schedule.pop_due(now)
         if bucket is None or name is None:
             return None
+        if self._faults.draw("reorder"):
+            self._schedule.put(name, now)  # Behind whatever else is due; alone it comes back at once.
+            name = self._schedule.pop_due(now) or name
         self._bucket = bucket
         return self.tasks[name]
 
@@ -224,7 +230,13 @@ class QueueState:
             body=request.body,
             identity=_identity(request),
             is_forced=forced,
+            loses_response=self._faults.draw("drop-response") is not None,
         )
+
+    def repeat(self, dispatch: Dispatch, *, number: int) -> Dispatch:
+        """Begin an attempt once more, as it is: the service promises to deliver at least once."""
+        self.in_flight += 1
+        return replace(dispatch, number=number, loses_response=self._faults.draw("drop-response") is not None)
 
     def settle(self, task: TaskState, dispatch: Dispatch, answer: Answer, now: datetime) -> None:
         """Take in how an attempt ended: the task is done, given up, or scheduled again."""
@@ -245,7 +257,11 @@ class QueueState:
         # A failed attempt counts its delay from the failure; one that was forced counts it from the call of RunTask.
         start = dispatch.dispatched_at if dispatch.is_forced else now
         task.scheduled_at = start + retries.retry_delay(rules, task.dispatch_count, answer)
-        self._schedule.put(task.name, task.scheduled_at)
+        self._plan(task)
+
+    def _plan(self, task: TaskState) -> None:
+        delay = self._faults.draw("delay")
+        self._schedule.put(task.name, task.scheduled_at + timedelta(seconds=delay.seconds if delay else 0))
 
     def _facts(self, task: TaskState, scheduled_at: datetime) -> AttemptFacts:
         return AttemptFacts(

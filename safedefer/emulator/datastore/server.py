@@ -12,6 +12,7 @@ from safedefer.emulator.addresses import PortUnavailableError, check_port_is_fre
 from safedefer.emulator.clock import Clock, SystemClock
 from safedefer.emulator.datastore.failures import MAX_REQUEST_BYTES
 from safedefer.emulator.datastore.surface import Surface
+from safedefer.emulator.faults import DATASTORE_FAULTS, Faults
 
 _NAME: Final = "Datastore"
 _THREADS: Final = 16
@@ -33,10 +34,12 @@ class DatastoreServer:
         port: int = 0,
         clock: Clock | None = None,
         scatter_rate: float = SCATTER_RATE,
+        seed: int = 0,
     ) -> None:
         self._host = host
         self._port = port
-        self._surface = Surface(clock or SystemClock(), scatter_rate)
+        self.faults = Faults(DATASTORE_FAULTS, seed=seed)
+        self._surface = Surface(clock or SystemClock(), scatter_rate, self.faults)
         self._executor: ThreadPoolExecutor | None = None
         self._server: grpc.Server | None = None
         self._admin: ThreadingHTTPServer | None = None

@@ -14,6 +14,7 @@ from safedefer.emulator.datastore.queries import Query, Row
 from safedefer.emulator.datastore.storage import Storage, Stored
 from safedefer.emulator.datastore.transactions import Transaction, Transactions
 from safedefer.emulator.datastore.values import check_entity
+from safedefer.emulator.faults import Fault, Faults
 
 _SERVICE: Final = "/google.datastore.v1.Datastore/"
 # A client receives 4 MiB at the most; a page stays well below, one large entity more included.
@@ -23,6 +24,8 @@ _FULL, _KEY_ONLY = 1, 3
 _NOT_FINISHED, _MORE_AFTER_LIMIT, _NO_MORE = 1, 2, 3
 _NON_TRANSACTIONAL: Final = 2
 _FAIL: Final = 3
+_CALL_FAULTS: Final = ("refuse", "slow")
+_COMMIT_FAULTS: Final = ("refuse", "abort", "ambiguous-commit", "slow")
 _FORBIDDEN: Final = frozenset({("insert", "insert"), ("update", "insert"), ("upsert", "insert"), ("delete", "update")})
 
 
@@ -30,8 +33,9 @@ _FORBIDDEN: Final = frozenset({("insert", "insert"), ("update", "insert"), ("ups
 class Surface(grpc.GenericRpcHandler):
     """Answers every method of the service."""
 
-    def __init__(self, clock: Clock, scatter_rate: float) -> None:
+    def __init__(self, clock: Clock, scatter_rate: float, faults: Faults) -> None:
         self._clock = clock
+        self._faults = faults
         self._scatter_rate = scatter_rate
         self._lock = threading.Lock()
         self.reset()
@@ -65,14 +69,26 @@ class Surface(grpc.GenericRpcHandler):
                 message = kind.FromString(request)
                 if not message.project_id:
                     raise invalid("a request without a project")
+                fault = self._faults.draw(*(_COMMIT_FAULTS if name == "Commit" else _CALL_FAULTS))
                 with self._lock:
-                    return answer(message)
+                    if fault:
+                        self._fail_before(fault, message)
+                    response = answer(message)
+                if fault:
+                    _fail_after(fault, context)
             except CallError as error:
                 _abort(context, error)
+            return response
 
         return grpc.unary_unary_rpc_method_handler(
             handle, response_serializer=lambda message: message.SerializeToString()
         )
+
+    def _fail_before(self, fault: Fault, request: Any) -> None:
+        if fault.kind == "abort" and request.WhichOneof("transaction_selector") == "transaction":
+            self._transactions.close(self._transactions.find(request.transaction, self._now()))
+        if fault.kind in {"abort", "refuse"}:
+            raise CallError(fault.code, fault.text)
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -326,6 +342,15 @@ def _fill_result(result: Any, stored: Stored) -> None:
 def _set_time(field: Any, moment: float) -> None:
     microseconds = round(moment * 1_000_000)
     field.seconds, field.nanos = microseconds // 1_000_000, microseconds % 1_000_000 * 1_000
+
+
+def _fail_after(fault: Fault, context: grpc.ServicerContext) -> None:
+    if fault.kind == "ambiguous-commit":
+        raise CallError(fault.code, fault.text)
+    # Slow: the answer is ready and is held back until the caller has given up, or the server stops.
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait(fault.seconds)
 
 
 def _abort(context: grpc.ServicerContext, error: CallError) -> NoReturn:

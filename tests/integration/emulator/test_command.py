@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from google.api_core import exceptions
 from google.cloud import tasks_v2
+from google.cloud.datastore_v1.services.datastore import DatastoreClient
+from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrpcTransport
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer.emulator.__main__ import main
@@ -97,6 +100,8 @@ def test_taken_port_is_one_line_and_exit_1(option: str) -> None:
     [
         (("--host", "0.0.0.0"), "not a loopback address"),
         (("--queue", "nonsense"), "Queue name must be formatted"),
+        (("--tasks-faults", "duplicat=0.1"), "there is no fault 'duplicat' here; did you mean duplicate?"),
+        (("--datastore-faults", "abort=2"), "the rate of abort lies between 0 and 1"),
     ],
 )
 def test_bad_setting_is_one_line_and_exit_1(
@@ -105,6 +110,25 @@ def test_bad_setting_is_one_line_and_exit_1(
     assert main([*ANY_PORTS, *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert text in line
+
+
+def test_faults_of_the_command_line_strike(target: Target) -> None:
+    queue = "projects/p/locations/l/queues/mine"
+    faults = ("--tasks-faults", "ambiguous-create=1:DEADLINE_EXCEEDED,drop-response=1", "--seed", "7")
+    with running(*ANY_PORTS, "--queue", queue, *faults, "--datastore-faults", "refuse=1:INTERNAL") as process:
+        variables = exported(process)
+        with open_channel(variables["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            request = tasks_v2.HttpRequest(url=target.url())
+            with pytest.raises(exceptions.DeadlineExceeded):
+                client.create_task(parent=queue, task=tasks_v2.Task(http_request=request))
+        assert process.stderr is not None
+        assert "status=lost attempt=1" in process.stderr.readline()
+        with open_channel(variables["DATASTORE_EMULATOR_HOST"]) as channel:
+            store = DatastoreClient(transport=DatastoreGrpcTransport(channel=channel))
+            with pytest.raises(exceptions.InternalServerError):
+                store.lookup(project_id="p", keys=[], retry=None)
+    assert len(target.received) >= 1
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
