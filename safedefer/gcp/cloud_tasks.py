@@ -1,6 +1,5 @@
 """TaskSender over google-cloud-tasks: HTTP target, identity token, named creates, one client per process."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +18,7 @@ from safedefer.core.names import LocationName, ProjectName
 from safedefer.core.ports import OutgoingTask, SendableTask
 from safedefer.core.retries import RetryOptions
 from safedefer.core.routing import routed_url
+from safedefer.gcp.client_logs import hide_payloads
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
 from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
@@ -48,19 +48,6 @@ _LOCAL_RETRY: Final = _RETRY.with_timeout(1.0)
 _NANOSECONDS: Final = 1_000_000_000
 _SECOND: Final = timedelta(seconds=1)
 _MICROSECOND: Final = timedelta(microseconds=1)
-
-
-@final
-class _WithoutPayload(logging.Filter):
-    """Takes out what Google's client adds to its own log records at level DEBUG: whole requests, arguments included."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        for name in ("request", "response"):
-            record.__dict__.pop(name, None)
-        return True
-
-
-_WITHOUT_PAYLOAD: Final = _WithoutPayload()
 
 
 @final
@@ -149,7 +136,7 @@ class CloudTasksSender:
 
 def make_client(target: TaskTarget) -> TasksClient:
     """Make a client for Google's Cloud Tasks or for the local one. Its log records hold no arguments."""
-    logging.getLogger(CloudTasksGrpcTransport.__module__).addFilter(_WITHOUT_PAYLOAD)
+    hide_payloads(CloudTasksGrpcTransport)
     host = target.emulator_host
     if host is None:
         return tasks_v2.CloudTasksClient()

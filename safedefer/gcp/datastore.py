@@ -40,6 +40,7 @@ from google.cloud.datastore_v1.types import (
 
 from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
 from safedefer.errors import RecordConflictError
+from safedefer.gcp.client_logs import hide_payloads
 from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, calling_store
 from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
@@ -252,6 +253,7 @@ class DatastoreRecords:
         return PartitionId(project_id=target.project, database_id=target.database, namespace_id=target.namespace)
 
     def _make_client(self) -> DatastoreClient:
+        hide_payloads(DatastoreGrpcTransport)
         host = self._target.emulator_host
         if host is None:
             return DatastoreClient()
