@@ -4,7 +4,7 @@ A record is one entity, named by its id under a Datastore kind of its own kind. 
 indexes would cost a write each, and one on a time would be a hotspot. A TTL policy may be set on `expires`.
 
 `attempt` is a random token of one commit. A commit that ends without an answer may have been made: whoever finds its
-own token knows that it was.
+own token knows that it was. Who finds something else instead knows nothing, since another may have written over it.
 """
 
 import random
@@ -39,7 +39,7 @@ from google.cloud.datastore_v1.types import (
 )
 
 from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
-from safedefer.errors import RecordConflictError
+from safedefer.errors import RecordConflictError, StoreUnavailableError
 from safedefer.gcp.client_logs import hide_payloads
 from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, calling_store
 from safedefer.gcp.local_channel import open_local_channel
@@ -53,7 +53,6 @@ _KINDS: Final[Mapping[RecordKind, str]] = {
 }
 # A response has to stay below 4 MiB, the limit of the client's channel; a record has up to 900,000 bytes.
 _RECORDS_IN_ONE_RESPONSE: Final = 4
-_TRY_SECONDS: Final = 10.0
 _READ_RETRY: Final = Retry(
     predicate=if_exception_type(
         exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.InternalServerError, exceptions.Aborted
@@ -61,7 +60,6 @@ _READ_RETRY: Final = Retry(
     initial=0.05,
     multiplier=2.0,
     maximum=2.0,
-    timeout=20.0,
 )
 _COMMIT_TRIES: Final = 8
 _FIRST_WAIT_SECONDS: Final = 0.02
@@ -77,12 +75,16 @@ class DatastoreTarget:
         database: Empty for the default database.
         namespace: Empty for the default namespace.
         emulator_host: host:port of a local Datastore; None means Google's.
+        try_seconds: How long one request may take.
+        all_seconds: When no further request is begun for one operation; so it ends one or two requests later.
     """
 
     project: str
     database: str = ""
     namespace: str = ""
     emulator_host: str | None = None
+    try_seconds: float = 10.0
+    all_seconds: float = 20.0
 
 
 @final
@@ -96,8 +98,9 @@ class DatastoreRecords:
     def get(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, Record]:
         """Read records, a few in each request."""
         records: dict[RecordKey, Record] = {}
+        until = self._end()
         for start in range(0, len(keys), _RECORDS_IN_ONE_RESPONSE):
-            for entity in self._lookup(keys[start : start + _RECORDS_IN_ONE_RESPONSE]):
+            for entity in self._lookup(keys[start : start + _RECORDS_IN_ONE_RESPONSE], until):
                 record = _record(entity)
                 records[record.key] = record
         return records
@@ -126,37 +129,35 @@ class DatastoreRecords:
                     "partition_id": self._partition(),
                     "query": query,
                 },
-                retry=_READ_RETRY,
-                timeout=_TRY_SECONDS,
+                retry=_READ_RETRY.with_timeout(self._target.all_seconds),
+                timeout=self._target.try_seconds,
             )
         return [_record(result.entity) for result in response.batch.entity_results]
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Make all changes in one commit; a transaction that the service aborted is run again as a whole."""
         attempt = secrets.token_bytes(_ATTEMPT_BYTES)
+        until = self._end()
         wait = _FIRST_WAIT_SECONDS
         unanswered = False
         with calling_store("commit"):
             for left in reversed(range(_COMMIT_TRIES)):
                 try:
-                    self._commit_once(changes, attempt, unanswered=unanswered)
-                except CommitAborted:
-                    if left == 0:
-                        raise
-                except AmbiguousCommit:
-                    unanswered = True
-                    if left == 0:
+                    self._commit_once(changes, attempt, until, unanswered=unanswered)
+                except (CommitAborted, AmbiguousCommit) as error:
+                    unanswered |= isinstance(error, AmbiguousCommit)
+                    if left == 0 or time.monotonic() + wait > until:
                         raise
                 except EntityExists:
-                    if not (unanswered and self._has_landed(changes, attempt)):
-                        raise RecordConflictError("a record that was to be new exists") from None
-                    return
+                    if unanswered and self._has_landed(changes, attempt, until):
+                        return
+                    raise _conflict("a record that was to be new exists", unanswered=unanswered) from None
                 else:
                     return
                 time.sleep(wait * random.uniform(0.5, 1.5))  # noqa: S311  # Writers that collided come back apart.
                 wait *= 2
 
-    def _commit_once(self, changes: Sequence[Change], attempt: bytes, *, unanswered: bool) -> None:
+    def _commit_once(self, changes: Sequence[Change], attempt: bytes, until: float, *, unanswered: bool) -> None:
         request = CommitRequest(
             project_id=self._target.project,
             database_id=self._target.database,
@@ -167,24 +168,22 @@ class DatastoreRecords:
             # A new record needs no look before: the service refuses an insert of what exists.
             request.single_use_transaction = TransactionOptions(read_write={})
         else:
-            response = self._begin_with_lookup([change.key for change in changes])
+            response = self._begin_with_lookup([change.key for change in changes], until)
             if unanswered and _all_have(response, attempt, changes):
                 self._rollback(response.transaction)
                 return
-            try:
-                _check_versions(response, changes)
-            except RecordConflictError:
+            if not _have_expected_versions(response, changes):
                 self._rollback(response.transaction)
-                raise
+                raise _conflict("a record has another version than its change expects", unanswered=unanswered)
             request.transaction = response.transaction
         with calling_store("commit", ambiguous=True):
-            self._client.get().commit(request=request, timeout=_TRY_SECONDS)
+            self._client.get().commit(request=request, timeout=self._target.try_seconds)
 
-    def _has_landed(self, changes: Sequence[Change], attempt: bytes) -> bool:
-        entities = self._lookup([change.key for change in changes])
+    def _has_landed(self, changes: Sequence[Change], attempt: bytes, until: float) -> bool:
+        entities = self._lookup([change.key for change in changes], until)
         return bool(entities) and all(entity.properties["attempt"].blob_value == attempt for entity in entities)
 
-    def _begin_with_lookup(self, keys: Sequence[RecordKey]) -> LookupResponse:
+    def _begin_with_lookup(self, keys: Sequence[RecordKey], until: float) -> LookupResponse:
         """Begin a transaction with the read that it rests on."""
         options = ReadOptions(new_transaction=TransactionOptions(read_write={}))
         return self._client.get().lookup(
@@ -194,8 +193,8 @@ class DatastoreRecords:
                 "keys": [self._key(key) for key in keys],
                 "read_options": options,
             },
-            retry=_READ_RETRY,
-            timeout=_TRY_SECONDS,
+            retry=_retry_until(until),
+            timeout=self._target.try_seconds,
         )
 
     def _rollback(self, transaction: bytes) -> None:
@@ -206,12 +205,15 @@ class DatastoreRecords:
                     "database_id": self._target.database,
                     "transaction": transaction,
                 },
-                timeout=_TRY_SECONDS,
+                timeout=self._target.try_seconds,
             )
         except exceptions.GoogleAPIError:
             return  # It only frees locks early; the service drops an idle transaction after a minute.
 
-    def _lookup(self, keys: Sequence[RecordKey]) -> list[Entity]:
+    def _end(self) -> float:
+        return time.monotonic() + self._target.all_seconds
+
+    def _lookup(self, keys: Sequence[RecordKey], until: float) -> list[Entity]:
         found: list[Entity] = []
         wanted = [self._key(key) for key in keys]
         with calling_store("lookup"):
@@ -222,8 +224,8 @@ class DatastoreRecords:
                         "database_id": self._target.database,
                         "keys": wanted,
                     },
-                    retry=_READ_RETRY,
-                    timeout=_TRY_SECONDS,
+                    retry=_retry_until(until),
+                    timeout=self._target.try_seconds,
                 )
                 found += [result.entity for result in response.found]
                 wanted = list(response.deferred)
@@ -274,11 +276,20 @@ def _record(entity: Entity) -> Record:
     )
 
 
-def _check_versions(response: LookupResponse, changes: Sequence[Change]) -> None:
+def _retry_until(until: float) -> Retry:
+    return _READ_RETRY.with_timeout(max(until - time.monotonic(), 0.0))
+
+
+def _have_expected_versions(response: LookupResponse, changes: Sequence[Change]) -> bool:
     versions = {record.key: record.version for record in (_record(result.entity) for result in response.found)}
-    for change in changes:
-        if versions.get(change.key) != change.expected:
-            raise RecordConflictError("a record has another version than its change expects")
+    return all(versions.get(change.key) == change.expected for change in changes)
+
+
+def _conflict(text: str, *, unanswered: bool) -> RecordConflictError | StoreUnavailableError:
+    """The error of a commit that found other versions. A conflict promises that nothing was changed."""
+    if unanswered:
+        return StoreUnavailableError(f"a commit ended without an answer, and {text}: it may have been made")
+    return RecordConflictError(text)
 
 
 def _all_have(response: LookupResponse, attempt: bytes, changes: Sequence[Change]) -> bool:

@@ -122,6 +122,7 @@ _UNANSWERED: Final = (
     exceptions.InternalServerError,
     exceptions.Cancelled,
     exceptions.Unknown,
+    exceptions.RetryError,
 )
 
 
