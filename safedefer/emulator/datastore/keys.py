@@ -63,13 +63,16 @@ def parse_partition(project: str, database: str, partition: Any) -> Partition:
     return found
 
 
-def parse_key(project: str, database: str, message: Any) -> EntityKey:
+def parse_key(project: str, database: str, message: Any, *, allow_reserved: bool = False) -> EntityKey:
     """Read a complete key.
+
+    Args:
+        allow_reserved: Take kinds and names of the form `__.*__`: in what is only compared with keys.
 
     Raises:
         CallError: INVALID_ARGUMENT: incomplete, empty, too long, or with a reserved kind or name.
     """
-    key = parse_path(project, database, message)
+    key = parse_path(project, database, message, allow_reserved=allow_reserved)
     if not is_complete(message):
         raise invalid("a key that is not complete")
     return key
@@ -80,7 +83,7 @@ def is_complete(message: Any) -> bool:
     return bool(message.path) and message.path[-1].WhichOneof("id_type") is not None
 
 
-def parse_path(project: str, database: str, message: Any) -> EntityKey:
+def parse_path(project: str, database: str, message: Any, *, allow_reserved: bool = False) -> EntityKey:
     """Read a key whose last element may be incomplete; it then has the id 0."""
     partition = parse_partition(project, database, message.partition_id)
     if not 0 < len(message.path) <= MAX_PATH:
@@ -91,7 +94,7 @@ def parse_path(project: str, database: str, message: Any) -> EntityKey:
         given = element.WhichOneof("id_type")
         if not kind or len(kind) > MAX_NAME_BYTES or len(name) > MAX_NAME_BYTES:
             raise invalid("a kind or name that is empty or too long")
-        if _RESERVED.fullmatch(element.kind) or _RESERVED.fullmatch(element.name):
+        if not allow_reserved and (_RESERVED.fullmatch(element.kind) or _RESERVED.fullmatch(element.name)):
             raise invalid("a kind or name of the form __.*__ is reserved")
         if (given == "name" and not name) or (given == "id" and element.id == 0):
             raise invalid("a name that is empty, or the id 0")

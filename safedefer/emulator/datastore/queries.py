@@ -1,59 +1,76 @@
 """Query evaluation: which entities match, in which order, between which cursors. Pure, over given entities."""
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import total_ordering
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, TypeAlias, final
 
 from google.protobuf.message import DecodeError
 
+from safedefer.emulator.datastore.entries import KEY, Entry, Index, Row
 from safedefer.emulator.datastore.failures import invalid, unsupported
-from safedefer.emulator.datastore.keys import Element, EntityKey, parse_key
-from safedefer.emulator.datastore.messages import Entity, Value
-from safedefer.emulator.datastore.storage import Stored
-from safedefer.emulator.datastore.values import SortKey, index_entries, sort_key
+from safedefer.emulator.datastore.filters import Alternative, parse_filter
+from safedefer.emulator.datastore.keys import EntityKey, parse_key
+from safedefer.emulator.datastore.messages import Entity
+from safedefer.emulator.datastore.projections import project_entity
+from safedefer.emulator.datastore.storage import Scan, Stored
+from safedefer.emulator.datastore.values import SortKey
 
-Row: TypeAlias = tuple[EntityKey, Stored]
-Entry: TypeAlias = tuple[SortKey, Any]
-"""One index entry: what it sorts by, and the value that it is made of."""
-Entries: TypeAlias = Callable[[str], list[Entry]]
-Test: TypeAlias = Callable[[Entries], bool]
-Bound: TypeAlias = tuple[tuple[Element, ...], bool]
-"""A path, and whether it belongs to the range itself."""
-
-_KEY: Final = "__key__"
-_SCATTER: Final = "__scatter__"
-_LESS, _LESS_EQUAL, _GREATER, _GREATER_EQUAL, _EQUAL = 1, 2, 3, 4, 5
-_IN, _NOT_EQUAL, _ANCESTOR, _NOT_IN = 6, 9, 11, 13
-_INEQUALITIES: Final = frozenset({_LESS, _LESS_EQUAL, _GREATER, _GREATER_EQUAL, _NOT_EQUAL, _NOT_IN})
-_AND, _OR = 1, 2
 _DESCENDING: Final = 2
-_MOST_IN: Final = {_IN: 30, _NOT_IN: 10}
+_EVERYTHING: Final = Alternative((), (), {}, None, None)
+_NO_LIMIT: Final = 1 << 62
 
 
 @total_ordering
 @final
-class _Place:
-    """Where a row stands among the results: its values in the order asked for, then its key."""
+class _Backwards:
+    """A part of a place that sorts the other way round."""
 
-    __slots__ = ("parts",)
+    __slots__ = ("part",)
 
-    def __init__(self, parts: list[tuple[Any, bool]]) -> None:
-        self.parts = parts
+    def __init__(self, part: Any) -> None:
+        self.part = part
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Place) and self.parts == other.parts
+        return isinstance(other, _Backwards) and bool(self.part == other.part)
 
     def __hash__(self) -> int:
-        return hash(tuple(part for part, _ in self.parts))
+        return hash(self.part)
 
-    def __lt__(self, other: "_Place") -> bool:
-        for (mine, descending), (theirs, _) in zip(self.parts, other.parts, strict=True):
-            if mine != theirs:
-                return bool(theirs < mine) if descending else bool(mine < theirs)
-        return False
+    def __lt__(self, other: "_Backwards") -> bool:
+        return bool(other.part < self.part)
+
+
+Place: TypeAlias = tuple[Any, ...]
+"""Where a result stands among the results: its values in the order asked for, the values that it shows, its key."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One result. An entity has several where a projection shows more than one value of a property.
+
+    Attributes:
+        ordered: The values that it is sorted by.
+        shown: The values of the properties that are projected or distinct.
+    """
+
+    key: EntityKey
+    stored: Stored
+    place: Place
+    ordered: tuple[Entry, ...]
+    shown: tuple[Entry, ...]
+
+    @property
+    def cursor(self) -> bytes:
+        """Behind this result. It holds what the place is made of."""
+        place = Entity(key=self.key.message())
+        for number, (_, value) in enumerate((*self.ordered, *self.shown)):
+            place.properties[str(number)].CopyFrom(value)
+        data: bytes = place.SerializeToString(deterministic=True)
+        return data
 
 
 @final
@@ -62,19 +79,20 @@ class Answer:
     """One page of results.
 
     Attributes:
-        rows: In order, each with the cursor behind it.
         skipped: How many results the offset passed over, and the cursor behind them.
-        end_cursor: Behind the last row of the page.
-        is_whole: Whether the page ends where the results end, or the limit.
+        end_cursor: Behind the last result of the page.
+        is_whole: Whether the page ends where the results end, at the limit or at the end cursor.
         has_more: Whether there are results behind the limit.
+        is_cut: Whether there are results behind the end cursor.
     """
 
-    rows: list[tuple[EntityKey, Stored, bytes]]
+    results: list[Result]
     skipped: int
     skipped_cursor: bytes
     end_cursor: bytes
     is_whole: bool
     has_more: bool
+    is_cut: bool
 
 
 @final
@@ -85,214 +103,193 @@ class Query:
         CallError: INVALID_ARGUMENT where it cannot be, UNIMPLEMENTED for what is not done here.
     """
 
-    def __init__(self, message: Any, project: str, database: str, scatter_rate: float) -> None:
-        self._project = project
-        self._database = database
-        self._scatter_rate = scatter_rate
-        _refuse_unsupported(message)
+    def __init__(self, message: Any, index: Index, *, required: Sequence[str] = ()) -> None:
+        """Read a query.
+
+        Args:
+            required: Properties that an entity has to have beside those that the query names.
+        """
+        self._index = index
+        if message.HasField("find_nearest"):
+            raise unsupported("find_nearest")
+        if len(message.kind) > 1:
+            raise invalid("a query has at most one kind")
         self.kind: str | None = message.kind[0].name if message.kind else None
-        self.keys_only = bool(message.projection)
-        self.low: Bound | None = None
-        self.high: Bound | None = None
-        self._inequalities: list[str] = []
-        self._test: Test = lambda _: True
+        self._alternatives = [_EVERYTHING]
         if message.HasField("filter"):
-            self._test = self._compile(message.filter, required=True)
-        self._orders = [(order.property.name, order.direction == _DESCENDING) for order in message.order]
-        if not self._orders and self._inequalities and self._inequalities[0] != _KEY:
-            self._orders = [(self._inequalities[0], False)]
+            self._alternatives = parse_filter(message.filter, index)
+        projected = [part.property.name for part in message.projection]
+        distinct = [part.name for part in message.distinct_on]
+        orders = [(order.property.name, order.direction == _DESCENDING) for order in message.order]
+        self._check(projected, distinct, orders)
+        self.keys_only = projected == [KEY]
+        self.projected = () if self.keys_only else tuple(projected)
+        self._distinct = tuple(distinct)
+        self._shown = tuple(dict.fromkeys(name for name in (*projected, *distinct) if name != KEY))
+        self._orders = self._effective(orders)
+        self._required = tuple(required)
+        self._goes_by_key = not self._shown and all(name == KEY for name, _ in self._orders)
+        self._start_cursor = message.start_cursor
         self._start = self._parse_cursor(message.start_cursor)
         self._end = self._parse_cursor(message.end_cursor)
-        self._start_cursor = message.start_cursor
         self._offset = message.offset
         self._limit: int | None = message.limit.value if message.HasField("limit") else None
         if self._offset < 0 or (self._limit is not None and self._limit < 0):
             raise invalid("an offset or limit that is negative")
 
-    def matching(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """The rows that match, whatever their order, cursors or limit."""
-        return (row for _, row, _ in self._placed(rows))
-
-    def run(self, rows: Iterable[Row], *, most: int, most_bytes: int) -> Answer:
+    def run(self, scan: Scan, *, most: int = _NO_LIMIT, most_bytes: int = _NO_LIMIT) -> Answer:
         """Evaluate one page.
 
         Args:
-            rows: The entities of the kind, within `low` and `high`.
-            most: Rows of one page; at least one is given, whatever its size.
+            most: Results of one page; at least one is given, whatever its size.
             most_bytes: Size of one page.
         """
-        found = sorted(self._placed(rows), key=itemgetter(0))
-        if self._start is not None:
-            start = self._start
-            found = [item for item in found if start < item[0]]
-        if self._end is not None:
-            end = self._end
-            found = [item for item in found if not end < item[0]]
-        skipped = found[: self._offset]
-        found = found[self._offset :]
-        allowed = len(found) if self._limit is None else min(self._limit, len(found))
-        page: list[tuple[EntityKey, Stored, bytes]] = []
+        found = self._found(scan)
+        last_skipped = None
+        skipped = 0
+        page: list[Result] = []
         size = 0
-        for _, (key, stored), cursor in found[:allowed]:
-            size += 64 if self.keys_only else stored.entity.ByteSize()
-            if page and (len(page) >= most or size > most_bytes):
+        is_whole, has_more, is_cut = True, False, False
+        for result in found:
+            if self._end is not None and self._end < result.place:
+                is_cut = True
                 break
-            page.append((key, stored, cursor))
-        skipped_cursor = skipped[-1][2] if skipped else b""
-        end_cursor = page[-1][2] if page else skipped_cursor or self._start_cursor
-        return Answer(page, len(skipped), skipped_cursor, end_cursor, len(page) == allowed, len(found) > allowed)
-
-    def count(self, rows: Iterable[Row]) -> int:
-        """How many results there are, within cursors, offset and limit."""
-        whole = self.run(rows, most=1 << 62, most_bytes=1 << 62)
-        return len(whole.rows)
-
-    def _placed(self, rows: Iterable[Row]) -> Iterator[tuple[_Place, Row, bytes]]:
-        for key, stored in rows:
-            entries = self._entries_of(key, stored)
-            if not self._test(entries):
+            if skipped < self._offset:
+                skipped, last_skipped = skipped + 1, result
                 continue
-            chosen: list[tuple[Entry, bool]] = []
-            for name, descending in self._orders:
-                values = entries(name)
-                if not values:
-                    break  # Without a value to sort by, it is not in the index that is read.
-                chosen.append(((max if descending else min)(values, key=itemgetter(0)), descending))
-            else:
-                yield (
-                    self._place([(entry[0], flag) for entry, flag in chosen], key),
-                    (key, stored),
-                    self._cursor(key, chosen),
-                )
+            if len(page) == self._limit:
+                has_more = True
+                break
+            size += 64 if self.keys_only else result.stored.entity.ByteSize()
+            if page and (len(page) >= most or size > most_bytes):
+                is_whole = False
+                break
+            page.append(result)
+        skipped_cursor = b"" if last_skipped is None else last_skipped.cursor
+        end_cursor = page[-1].cursor if page else skipped_cursor or self._start_cursor
+        return Answer(page, skipped, skipped_cursor, end_cursor, is_whole, has_more, is_cut)
 
-    def _place(self, parts: list[tuple[Any, bool]], key: EntityKey) -> _Place:
-        backwards = bool(self._orders) and self._orders[-1][1]
-        return _Place([*parts, (key.path, backwards)])
+    def matching(self, scan: Scan) -> frozenset[tuple[EntityKey, int]]:
+        """Keys and versions of what matches, whatever cursors, offset and limit."""
+        return frozenset((result.key, result.stored.version) for result in self._read(scan, None))
 
-    def _cursor(self, key: EntityKey, chosen: list[tuple[Entry, bool]]) -> bytes:
-        place = Entity(key=key.message())
-        for index, ((_, value), _) in enumerate(chosen):
-            place.properties[str(index)].CopyFrom(value)
-        data: bytes = place.SerializeToString(deterministic=True)
-        return data
+    def entity(self, result: Result) -> Any:
+        """What a result answers with."""
+        if self.keys_only:
+            return Entity(key=result.key.message())
+        if not self.projected:
+            return result.stored.entity
+        values = {name: value for name, (_, value) in zip(self._shown, result.shown, strict=True)}
+        return project_entity(result.key, {name: values[name] for name in self.projected if name != KEY})
 
-    def _parse_cursor(self, cursor: bytes) -> _Place | None:
+    def _check(self, projected: list[str], distinct: list[str], orders: list[tuple[str, bool]]) -> None:
+        if len(set(projected)) < len(projected):
+            raise invalid("a property that is projected twice")
+        equal = {name for part in self._alternatives for name, _ in part.equalities}
+        if equal & set(projected):
+            raise invalid("cannot use projection on a property with an equality filter")
+        names = {name for name, _ in orders[: len(set(distinct))]}
+        if not names <= set(distinct):
+            raise invalid("distinct_on properties come first in the order")
+        if self.kind is None:
+            filtered = {name for part in self._alternatives for name in (*part.inequalities, *equal)}
+            if (filtered | {name for name, _ in orders} | set(projected) | set(distinct)) - {KEY}:
+                raise invalid("a query without a kind goes by __key__ only")
+
+    def _effective(self, orders: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        """The order that the results come in."""
+        if not orders:
+            unequal = [name for part in self._alternatives for name in part.inequalities]
+            return [] if not unequal or unequal[0] == KEY else [(unequal[0], False)]
+        fixed = {name for name, wanted in self._common_equalities() if len(wanted) == 1}
+        # What every result has the same value of needs no order; and what follows the key decides nothing more.
+        kept = [(name, backwards) for name, backwards in orders if name not in fixed]
+        ends = next((number for number, (name, _) in enumerate(kept, 1) if name == KEY), len(kept))
+        return kept[:ends]
+
+    def _common_equalities(self) -> set[tuple[str, frozenset[SortKey]]]:
+        """The equalities that hold in every alternative."""
+        return set.intersection(*(set(part.equalities) for part in self._alternatives))
+
+    def _found(self, scan: Scan) -> Iterator[Result]:
+        """The results behind the start cursor, in order."""
+        results: Iterable[Result] = self._read(scan, self._start)
+        if not self._goes_by_key:
+            results = sorted(results, key=attrgetter("place"))
+        seen: set[tuple[Any, ...]] = set()
+        for result in results:
+            if self._distinct:
+                shown = dict(zip(self._shown, result.shown, strict=True))
+                values = tuple(shown[name][0] for name in self._distinct if name != KEY)
+                if values in seen:
+                    continue
+                seen.add(values)
+            if self._start is None or self._start < result.place:
+                yield result
+
+    def _read(self, scan: Scan, start: Place | None) -> Iterator[Result]:
+        """All results: in order if that is the order of keys, and then only those behind `start`."""
+        low, high = None, None
+        if len(self._alternatives) == 1:
+            low, high = self._alternatives[0].low, self._alternatives[0].high
+        backwards = self._goes_by_key and self._backwards
+        if start is not None and self._goes_by_key:
+            path = start[-1].part if backwards else start[-1]
+            if backwards:
+                high = (path, False) if high is None else min(high, (path, False))
+            elif low is None or low[0] <= path:
+                low = (path, False)
+        for row in scan(low, high, backwards):
+            yield from self._results(row)
+
+    @property
+    def _backwards(self) -> bool:
+        return bool(self._orders) and self._orders[-1][1]
+
+    def _results(self, row: Row) -> Iterable[Result]:
+        """What one entity contributes: at most one result for each combination of the values that are shown."""
+        found: dict[tuple[Any, ...], Result] = {}
+        entries = self._index.entries_of(row)
+        for part in self._alternatives:
+            if not part.matches(row[0], entries) or not all(entries(name) for name in self._required):
+                continue
+            for shown in itertools.product(*(part.candidates(entries, name) for name in self._shown)):
+                values = dict(zip(self._shown, shown, strict=True))
+                ordered: list[Entry] = []
+                for name, backwards in self._orders:
+                    under = [values[name]] if name in values else part.candidates(entries, name)
+                    if not under:
+                        break  # Without a value to sort by, it is not in the index that is read.
+                    ordered.append((max if backwards else min)(under, key=itemgetter(0)))
+                else:
+                    result = self._result(row, tuple(ordered), shown)
+                    ranks = tuple(rank for rank, _ in shown)
+                    if ranks not in found or result.place < found[ranks].place:
+                        found[ranks] = result
+        return found.values()
+
+    def _result(self, row: Row, ordered: tuple[Entry, ...], shown: tuple[Entry, ...]) -> Result:
+        key, stored = row
+        ranks = [rank for rank, _ in ordered], [rank for rank, _ in shown]
+        return Result(key, stored, self._place(key, *ranks), ordered, shown)
+
+    def _place(self, key: EntityKey, ordered: list[Any], shown: list[Any]) -> Place:
+        parts = [
+            _Backwards(rank) if backwards else rank for rank, (_, backwards) in zip(ordered, self._orders, strict=True)
+        ]
+        return (*parts, *shown, _Backwards(key.path) if self._backwards else key.path)
+
+    def _parse_cursor(self, cursor: bytes) -> Place | None:
         if not cursor:
             return None
         try:
             place = Entity.FromString(cursor)
-            parts = [
-                (sort_key(place.properties[str(index)], self._project, self._database), descending)
-                for index, (_, descending) in enumerate(self._orders)
-            ]
-            return self._place(parts, parse_key(self._project, self._database, place.key))
         except DecodeError:
             raise invalid("a cursor that is not of this query") from None
-
-    def _entries_of(self, key: EntityKey, stored: Stored) -> Entries:
-        def entries(name: str) -> list[Entry]:
-            if name == _KEY:
-                value = Value(key_value=key.message())
-                return [(sort_key(value, self._project, self._database), value)]
-            if name == _SCATTER:
-                return self._scatter(key)
-            if name not in stored.entity.properties:
-                return []
-            return list(index_entries(stored.entity.properties[name], self._project, self._database))
-
-        return entries
-
-    def _scatter(self, key: EntityKey) -> list[Entry]:
-        """The hidden property of a part of all keys, chosen by their hash: always the same ones."""
-        digest = hashlib.sha256(repr(key.path).encode()).digest()
-        if int.from_bytes(digest[:4], "big") >= self._scatter_rate * (1 << 32):
-            return []
-        value = Value(blob_value=digest[4:12])
-        return [(sort_key(value, self._project, self._database), value)]
-
-    def _compile(self, message: Any, *, required: bool) -> Test:
-        """A test for a filter.
-
-        Args:
-            required: Whether every result has to pass it, so that it may narrow the range of keys.
-        """
-        if message.WhichOneof("filter_type") == "property_filter":
-            return self._compile_property(message.property_filter, required=required)
-        composite = message.composite_filter
-        if composite.op not in (_AND, _OR) or not composite.filters:
-            raise invalid("a composite filter needs an operator and filters")
-        all_of = composite.op == _AND
-        tests = [self._compile(part, required=required and all_of) for part in composite.filters]
-        if all_of:
-            return lambda entries: all(test(entries) for test in tests)
-        return lambda entries: any(test(entries) for test in tests)
-
-    def _compile_property(self, message: Any, *, required: bool) -> Test:
-        name, operator, value = message.property.name, message.op, message.value
-        if operator == _ANCESTOR:
-            return self._compile_ancestor(name, value)
-        if operator in _MOST_IN:
-            values = value.array_value.values
-            if not 0 < len(values) <= _MOST_IN[operator]:
-                raise invalid(f"an IN or NOT_IN of 1 to {_MOST_IN[operator]} values")
-            wanted = {sort_key(part, self._project, self._database) for part in values}
-            if operator == _IN:
-                return lambda entries: any(entry in wanted for entry, _ in entries(name))
-            self._inequalities.append(name)
-            return lambda entries: any(entry not in wanted for entry, _ in entries(name))
-        bound = sort_key(value, self._project, self._database)
-        if operator in _INEQUALITIES:
-            self._inequalities.append(name)
-        if name == _KEY and required:
-            self._narrow(operator, value)
-        compare = _COMPARISONS.get(operator)
-        if compare is None:
-            raise invalid("an unknown operator")
-        # An inequality compares with values of its own type alone.
-        return lambda entries: any(
-            compare(entry, bound) and (entry[0] == bound[0] or operator == _NOT_EQUAL) for entry, _ in entries(name)
-        )
-
-    def _compile_ancestor(self, name: str, value: Any) -> Test:
-        if name != _KEY or value.WhichOneof("value_type") != "key_value":
-            raise invalid("HAS_ANCESTOR compares __key__ with a key")
-        ancestor = parse_key(self._project, self._database, value.key_value).path
-
-        def test(entries: Entries) -> bool:
-            ((_, key),) = entries(_KEY)
-            path = parse_key(self._project, self._database, key.key_value).path
-            return path[: len(ancestor)] == ancestor
-
-        return test
-
-    def _narrow(self, operator: int, value: Any) -> None:
-        if value.WhichOneof("value_type") != "key_value":
-            raise invalid("__key__ is compared with keys")
-        path = parse_key(self._project, self._database, value.key_value).path
-        if operator in (_GREATER, _GREATER_EQUAL, _EQUAL):
-            self.low = (path, operator != _GREATER)
-        if operator in (_LESS, _LESS_EQUAL, _EQUAL):
-            self.high = (path, operator != _LESS)
-
-
-_COMPARISONS: Final[dict[int, Callable[[SortKey, SortKey], bool]]] = {
-    _LESS: lambda entry, bound: entry < bound,
-    _LESS_EQUAL: lambda entry, bound: entry <= bound,
-    _GREATER: lambda entry, bound: entry > bound,
-    _GREATER_EQUAL: lambda entry, bound: entry >= bound,
-    _EQUAL: lambda entry, bound: entry == bound,
-    _NOT_EQUAL: lambda entry, bound: entry != bound,
-}
-
-
-def _refuse_unsupported(message: Any) -> None:
-    if len(message.kind) > 1:
-        raise invalid("a query has at most one kind")
-    if message.kind and message.kind[0].name.startswith("__"):
-        raise unsupported(f"queries of {message.kind[0].name}")
-    if message.HasField("find_nearest"):
-        raise unsupported("find_nearest")
-    if message.distinct_on:
-        raise unsupported("distinct_on")
-    if [projection.property.name for projection in message.projection] not in ([], [_KEY]):
-        raise unsupported("projections other than of __key__")
+        names = [str(number) for number in range(len(self._orders) + len(self._shown))]
+        if set(place.properties) != set(names):
+            raise invalid("a cursor that is not of this query")
+        ranks = [self._index.entry(place.properties[name])[0] for name in names]
+        partition = self._index.partition
+        key = parse_key(partition.project, partition.database, place.key, allow_reserved=True)
+        return self._place(key, ranks[: len(self._orders)], ranks[len(self._orders) :])

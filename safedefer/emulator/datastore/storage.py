@@ -5,9 +5,10 @@ Not safe for threads by itself: the surface holds one lock around each call.
 
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, final
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from typing import Any, Final, TypeAlias, final
 
 from safedefer.emulator.datastore.keys import Element, EntityKey, Partition
 
@@ -23,13 +24,11 @@ class Stored:
     updated: float
 
 
-@final
-@dataclass(slots=True)
-class _Kind:
-    """The paths of one kind in order, those deleted but still to be seen by a transaction among them."""
-
-    paths: list[tuple[Element, ...]] = field(default_factory=list)
-
+Path: TypeAlias = tuple[Element, ...]
+Bound: TypeAlias = tuple[tuple[Any, ...], bool]
+"""A path, and whether it belongs to the range itself."""
+Scan: TypeAlias = Callable[[Bound | None, Bound | None, bool], Iterable[tuple[EntityKey, Stored]]]
+"""Reads entities between two bounds in the order of their keys, backwards if the last is true."""
 
 _FIRST_ID: Final = 5_000_000_000_000_000
 
@@ -41,7 +40,9 @@ class Storage:
     def __init__(self) -> None:
         self.version = 0
         self._history: dict[EntityKey, list[Stored]] = {}
-        self._kinds: dict[tuple[Partition, str], _Kind] = defaultdict(_Kind)
+        # The paths of each kind in order, those deleted but still to be seen by a transaction among them.
+        self._kinds: dict[Partition, dict[str, list[Path]]] = defaultdict(dict)
+        self._changed: dict[tuple[Partition, str], int] = {}
         self._next_id = _FIRST_ID
         self._reserved: set[int] = set()
         self._stale: list[EntityKey] = []
@@ -62,45 +63,61 @@ class Storage:
         kind: str | None,
         at: int | None,
         *,
-        low: tuple[tuple[Element, ...], bool] | None = None,
-        high: tuple[tuple[Element, ...], bool] | None = None,
+        low: Bound | None = None,
+        high: Bound | None = None,
+        backwards: bool = False,
     ) -> Iterator[tuple[EntityKey, Stored]]:
-        """Entities of a kind, or of all, in the order of their keys, between two bounds that may be included."""
-        names = [kind] if kind is not None else sorted(name for place, name in self._kinds if place == partition)
-        found: list[tuple[Element, ...]] = []
-        for name in names:
-            known = self._kinds.get((partition, name))
-            if known is not None:
-                start = 0 if low is None else (bisect_left if low[1] else bisect_right)(known.paths, low[0])
-                end = (
-                    len(known.paths)
-                    if high is None
-                    else (bisect_right if high[1] else bisect_left)(known.paths, high[0])
-                )
-                found += known.paths[start:end]
-        if kind is None:
-            found.sort()
-        for path in found:
+        """Entities of a kind, or of all, in the order of their keys, between two bounds that may be included.
+
+        It reads as far as it is asked to, and no further.
+        """
+        names = [*self._kinds.get(partition, ())] if kind is None else [kind]
+        sources = [self._paths(partition, name, low, high, backwards=backwards) for name in names]
+        for path in _merged(sources, backwards=backwards):
             key = EntityKey(partition, path)
             stored = self.get(key, at)
             if stored is not None:
                 yield key, stored
 
+    def reader(self, partition: Partition, kind: str | None, at: int | None) -> Scan:
+        """What a query reads a kind with, as of a version."""
+        return lambda low, high, backwards: self.scan(partition, kind, at, low=low, high=high, backwards=backwards)
+
     def kinds(self, partition: Partition) -> list[str]:
         """The kinds that have entities now."""
-        names = sorted(name for place, name in self._kinds if place == partition)
+        names = sorted(self._kinds.get(partition, {}))
         return [name for name in names if next(self.scan(partition, name, None), None) is not None]
+
+    def partitions(self) -> list[Partition]:
+        """The partitions that have entities now."""
+        return [partition for partition in sorted(self._kinds) if self.kinds(partition)]
+
+    def changed(self, partition: Partition, kind: str | None) -> int:
+        """The version of the last change in a kind, or in all of them; 0 where there was none."""
+        if kind is not None:
+            return self._changed.get((partition, kind), 0)
+        return max((version for (place, _), version in self._changed.items() if place == partition), default=0)
+
+    def _paths(
+        self, partition: Partition, kind: str, low: Bound | None, high: Bound | None, *, backwards: bool
+    ) -> Iterator[Path]:
+        paths = self._kinds.get(partition, {}).get(kind, [])
+        start = 0 if low is None else (bisect_left if low[1] else bisect_right)(paths, low[0])
+        end = len(paths) if high is None else (bisect_right if high[1] else bisect_left)(paths, high[0])
+        numbers = range(start, end)
+        return (paths[number] for number in (reversed(numbers) if backwards else numbers))
 
     def write(self, key: EntityKey, entity: Any, version: int, now: float) -> Stored:
         """Add a version. `entity` None deletes."""
         history = self._history.get(key)
         if history is None:
             history = self._history[key] = []
-            insort(self._kinds[key.partition, key.kind].paths, key.path)
+            insort(self._kinds[key.partition].setdefault(key.kind, []), key.path)
         before = history[-1] if history else None
         created = now if before is None or before.entity is None else before.created
         stored = Stored(version, entity, created, now)
         history.append(stored)
+        self._changed[key.partition, key.kind] = version
         if len(history) > 1 or entity is None:
             self._stale.append(key)
         return stored
@@ -116,7 +133,7 @@ class Storage:
             del history[:keep]
             if len(history) == 1 and history[0].entity is None and history[0].version <= oldest:
                 del self._history[key]
-                paths = self._kinds[key.partition, key.kind].paths
+                paths = self._kinds[key.partition][key.kind]
                 del paths[bisect_left(paths, key.path)]
             elif len(history) > 1 or history[0].entity is None:
                 self._stale.append(key)
@@ -140,3 +157,7 @@ class Storage:
         if at is None:
             return history[-1]
         return next((stored for stored in reversed(history) if stored.version <= at), None)
+
+
+def _merged(sources: list[Iterator[Path]], *, backwards: bool) -> Iterator[Path]:
+    return sources[0] if len(sources) == 1 else merge(*sources, reverse=backwards)

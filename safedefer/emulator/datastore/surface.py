@@ -1,32 +1,34 @@
 """The eight methods of google.datastore.v1.Datastore, over one storage and one lock."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, final
 
 import grpc
 
 from safedefer.emulator.clock import Clock
 from safedefer.emulator.datastore import messages as m
-from safedefer.emulator.datastore.failures import MAX_LOOKUP_KEYS, CallError, aborted, invalid, unsupported
+from safedefer.emulator.datastore.aggregations import aggregate, aggregated_properties
+from safedefer.emulator.datastore.entries import Index
+from safedefer.emulator.datastore.failures import MAX_LOOKUP_KEYS, CallError, invalid, unsupported
 from safedefer.emulator.datastore.keys import EntityKey, is_complete, parse_key, parse_partition, parse_path
-from safedefer.emulator.datastore.queries import Query, Row
-from safedefer.emulator.datastore.storage import Storage, Stored
+from safedefer.emulator.datastore.metadata import is_metadata, metadata_reader
+from safedefer.emulator.datastore.mutations import Change, check_pair, plan_change
+from safedefer.emulator.datastore.paths import PropertyPath, masked, parse_mask
+from safedefer.emulator.datastore.queries import Answer, Query
+from safedefer.emulator.datastore.storage import Scan, Storage, Stored
 from safedefer.emulator.datastore.transactions import Transaction, Transactions
-from safedefer.emulator.datastore.values import check_entity
 from safedefer.emulator.faults import Fault, Faults
 
 _SERVICE: Final = "/google.datastore.v1.Datastore/"
 # A client receives 4 MiB at the most; a page stays well below, one large entity more included.
 _PAGE_BYTES: Final = 2 * 1024 * 1024
 _PAGE_ROWS: Final = 300
-_FULL, _KEY_ONLY = 1, 3
-_NOT_FINISHED, _MORE_AFTER_LIMIT, _NO_MORE = 1, 2, 3
+_FULL, _PROJECTION, _KEY_ONLY = 1, 2, 3
+_NOT_FINISHED, _MORE_AFTER_LIMIT, _NO_MORE, _MORE_AFTER_CURSOR = 1, 2, 3, 4
 _NON_TRANSACTIONAL: Final = 2
-_FAIL: Final = 3
 _CALL_FAULTS: Final = ("refuse", "slow")
 _COMMIT_FAULTS: Final = ("refuse", "abort", "ambiguous-commit", "slow")
-_FORBIDDEN: Final = frozenset({("insert", "insert"), ("update", "insert"), ("upsert", "insert"), ("delete", "update")})
 
 
 @final
@@ -94,11 +96,10 @@ class Surface(grpc.GenericRpcHandler):
         return self._clock.now().timestamp()
 
     def _lookup(self, request: Any) -> Any:
-        if request.HasField("property_mask"):
-            raise unsupported("property_mask")
         if len(request.keys) > MAX_LOOKUP_KEYS:
             raise invalid(f"cannot get more than {MAX_LOOKUP_KEYS} keys in a single call")
         response = m.LookupResponse()
+        mask = _mask_of(request)
         transaction = self._transaction_of(request.read_options, response)
         size = 0
         for message in request.keys:
@@ -113,31 +114,29 @@ class Surface(grpc.GenericRpcHandler):
             if response.found and size > _PAGE_BYTES:
                 response.deferred.append(key.message())
                 continue
-            _fill_result(response.found.add(), stored)
+            _fill_result(response.found.add(), stored, _entity_seen(stored.entity, mask))
         _set_time(response.read_time, self._now())
         return response
 
     def _run_query(self, request: Any) -> Any:
         if request.WhichOneof("query_type") != "query":
             raise unsupported("GQL")
-        if request.HasField("property_mask") or request.HasField("explain_options"):
-            raise unsupported("property_mask and explain_options")
+        if request.HasField("explain_options"):
+            raise unsupported("explain_options")
         response = m.RunQueryResponse()
-        query, rows = self._read_rows(request, request.query, response)
-        answer = query.run(rows, most=_PAGE_ROWS, most_bytes=_PAGE_BYTES)
+        query, scan = self._read(request, request.query, response)
+        mask = _mask_of(request)
+        if mask is not None and request.query.projection:
+            raise invalid("a property_mask together with a projection")
+        answer = query.run(scan, most=_PAGE_ROWS, most_bytes=_PAGE_BYTES)
         batch = response.batch
-        batch.entity_result_type = _KEY_ONLY if query.keys_only else _FULL
-        for key, stored, cursor in answer.rows:
-            result = batch.entity_results.add(cursor=cursor)
-            if query.keys_only:
-                result.entity.key.CopyFrom(key.message())
-            else:
-                _fill_result(result, stored)
+        batch.entity_result_type = _KEY_ONLY if query.keys_only else _PROJECTION if query.projected else _FULL
+        for found in answer.results:
+            result = batch.entity_results.add(cursor=found.cursor)
+            _fill_result(result, found.stored, _entity_seen(query.entity(found), mask))
         batch.skipped_results, batch.skipped_cursor = answer.skipped, answer.skipped_cursor
         batch.end_cursor = answer.end_cursor
-        batch.more_results = (
-            _NOT_FINISHED if not answer.is_whole else _MORE_AFTER_LIMIT if answer.has_more else _NO_MORE
-        )
+        batch.more_results = _more_results(answer)
         _set_time(batch.read_time, self._now())
         return response
 
@@ -148,27 +147,29 @@ class Surface(grpc.GenericRpcHandler):
             raise unsupported("explain_options")
         aggregation = request.aggregation_query
         response = m.RunAggregationQueryResponse()
-        query, rows = self._read_rows(request, aggregation.nested_query, response)
-        if any(part.WhichOneof("operator") != "count" for part in aggregation.aggregations):
-            raise unsupported("sum and avg")
-        count = query.count(rows)
+        required = aggregated_properties(aggregation.aggregations)
+        query, scan = self._read(request, aggregation.nested_query, response, required=required)
+        values = aggregate(aggregation.aggregations, query.run(scan).results)
         result = response.batch.aggregation_results.add()
-        for number, part in enumerate(aggregation.aggregations, 1):
-            most = part.count.up_to.value if part.count.HasField("up_to") else count
-            result.aggregate_properties[part.alias or f"property_{number}"].integer_value = min(count, most)
+        for alias, value in values.items():
+            result.aggregate_properties[alias].CopyFrom(value)
         response.batch.more_results = _NO_MORE
         _set_time(response.batch.read_time, self._now())
         return response
 
-    def _read_rows(self, request: Any, message: Any, response: Any) -> tuple[Query, list[Row]]:
+    def _read(self, request: Any, message: Any, response: Any, *, required: Sequence[str] = ()) -> tuple[Query, Scan]:
+        """A query, and what it reads with."""
         partition = parse_partition(request.project_id, request.database_id, request.partition_id)
-        query = Query(message, request.project_id, request.database_id, self._scatter_rate)
+        query = Query(message, Index(partition, self._scatter_rate), required=required)
         transaction = self._transaction_of(request.read_options, response)
-        at = None if transaction is None else transaction.read_version
-        if transaction is not None and (partition, query.kind) not in transaction.kinds:
-            seen = self._storage.scan(partition, query.kind, at)
-            transaction.kinds[partition, query.kind] = frozenset((key, stored.version) for key, stored in seen)
-        return query, list(self._storage.scan(partition, query.kind, at, low=query.low, high=query.high))
+        if query.kind is not None and is_metadata(query.kind):
+            if transaction is not None:
+                raise unsupported(f"queries of {query.kind} in a transaction")
+            return query, metadata_reader(self._storage, partition, query.kind)
+        if transaction is None:
+            return query, self._storage.reader(partition, query.kind, None)
+        transaction.queries.append((partition, query))
+        return query, self._storage.reader(partition, query.kind, transaction.read_version)
 
     def _transaction_of(self, options: Any, response: Any) -> Transaction | None:
         match options.WhichOneof("consistency_type"):
@@ -216,52 +217,28 @@ class Surface(grpc.GenericRpcHandler):
 
     def _apply(self, request: Any) -> Any:
         """All mutations are checked before the first is made, so that a refused commit changes nothing."""
-        planned: list[_Change] = []
-        state: dict[EntityKey, Stored | None] = {}
-        for mutation in request.mutations:
-            change = self._plan(request, mutation)
-            if change.key in state and (
-                request.mode == _NON_TRANSACTIONAL
-                or any(
-                    (before.operation, change.operation) in _FORBIDDEN for before in planned if before.key == change.key
-                )
-            ):
-                raise invalid("two mutations of one entity that do not go together")
-            current = state[change.key] if change.key in state else self._storage.get(change.key)
-            change.check(current)
-            if change.conflicts:
-                planned.append(change)
-                continue
-            state[change.key] = None if change.entity is None else Stored(0, change.entity, 0, 0)
-            planned.append(change)
-        return self._write(planned)
-
-    def _plan(self, request: Any, mutation: Any) -> "_Change":
-        if mutation.HasField("property_mask") or mutation.property_transforms:
-            raise unsupported("property masks and transforms of a mutation")
-        operation = mutation.WhichOneof("operation")
-        if operation is None:
-            raise invalid("a mutation without an operation")
-        if operation == "delete":
-            return _Change(
-                operation, parse_key(request.project_id, request.database_id, mutation.delete), None, mutation
-            )
-        entity = m.Entity()
-        entity.CopyFrom(getattr(mutation, operation))
-        allocated = not is_complete(entity.key)
-        if allocated:
-            if operation == "update":
-                raise invalid("an update needs a complete key")
-            parse_path(request.project_id, request.database_id, entity.key)
-            entity.key.path[-1].id = self._storage.allocate_id()
-        key = parse_key(request.project_id, request.database_id, entity.key)
-        entity.key.CopyFrom(key.message())
-        check_entity(entity, request.project_id, request.database_id)
-        return _Change(operation, key, entity, mutation, allocated=allocated)
-
-    def _write(self, planned: "list[_Change]") -> Any:
-        response = m.CommitResponse()
+        planned: list[Change] = []
+        state: dict[EntityKey, tuple[Change, Stored | None]] = {}
         now = self._now()
+        for mutation in request.mutations:
+            change = plan_change(request, mutation, self._storage.allocate_id)
+            planned.append(change)
+            before, current = state.get(change.key, (None, None))
+            if before is None:
+                current = self._storage.get(change.key)
+            elif request.mode == _NON_TRANSACTIONAL:
+                raise invalid("two mutations of one entity outside of a transaction")
+            else:
+                check_pair(before, change)
+            change.check(current)
+            if not change.conflicts:
+                change.apply(current, now)
+                current = None if change.entity is None else Stored(0, change.entity, now, now)
+            state[change.key] = change, current
+        return self._write(planned, now)
+
+    def _write(self, planned: list[Change], now: float) -> Any:
+        response = m.CommitResponse()
         storage = self._storage
         if any(not change.conflicts for change in planned):
             storage.version += 1
@@ -277,6 +254,7 @@ class Surface(grpc.GenericRpcHandler):
             if change.entity is not None:
                 _set_time(result.create_time, stored.created)
                 _set_time(result.update_time, stored.updated)
+            result.transform_results.extend(change.results)
             if change.allocated:
                 result.key.CopyFrom(change.key.message())
         response.index_updates = len(planned)
@@ -300,40 +278,24 @@ class Surface(grpc.GenericRpcHandler):
         return m.ReserveIdsResponse()
 
 
-@final
-class _Change:
-    """One mutation, read and checked."""
-
-    def __init__(self, operation: str, key: EntityKey, entity: Any, mutation: Any, *, allocated: bool = False) -> None:
-        self.operation = operation
-        self.key = key
-        self.entity = entity
-        self.allocated = allocated
-        self.conflicts = False
-        self._mutation = mutation
-
-    def check(self, current: Stored | None) -> None:
-        """Hold it against the entity that is there.
-
-        Raises:
-            CallError: ALREADY_EXISTS, NOT_FOUND, or ABORTED for a base version that was asked to fail.
-        """
-        if self.operation == "insert" and current is not None:
-            raise CallError(grpc.StatusCode.ALREADY_EXISTS, "entity already exists")
-        if self.operation == "update" and current is None:
-            raise CallError(grpc.StatusCode.NOT_FOUND, "no entity to update")
-        if self._mutation.WhichOneof("conflict_detection_strategy") is None:
-            return
-        if self._mutation.HasField("update_time"):
-            raise unsupported("update_time of a mutation")
-        if self._mutation.base_version != (0 if current is None else current.version):
-            if self._mutation.conflict_resolution_strategy == _FAIL:
-                raise aborted()
-            self.conflicts = True
+def _mask_of(request: Any) -> list[PropertyPath] | None:
+    return parse_mask(request.property_mask) if request.HasField("property_mask") else None
 
 
-def _fill_result(result: Any, stored: Stored) -> None:
-    result.entity.CopyFrom(stored.entity)
+def _entity_seen(entity: Any, mask: list[PropertyPath] | None) -> Any:
+    return entity if mask is None else masked(entity, mask)
+
+
+def _more_results(answer: Answer) -> int:
+    if not answer.is_whole:
+        return _NOT_FINISHED
+    if answer.has_more:
+        return _MORE_AFTER_LIMIT
+    return _MORE_AFTER_CURSOR if answer.is_cut else _NO_MORE
+
+
+def _fill_result(result: Any, stored: Stored, entity: Any) -> None:
+    result.entity.CopyFrom(entity)
     result.version = stored.version
     _set_time(result.create_time, stored.created)
     _set_time(result.update_time, stored.updated)

@@ -6,6 +6,7 @@ from typing import Final, final
 
 from safedefer.emulator.datastore.failures import aborted, invalid
 from safedefer.emulator.datastore.keys import EntityKey, Partition
+from safedefer.emulator.datastore.queries import Query
 from safedefer.emulator.datastore.storage import Storage
 
 MAX_SECONDS: Final = 270.0
@@ -23,7 +24,7 @@ class Transaction:
     started: float
     used: float
     keys: set[EntityKey] = field(default_factory=set)
-    kinds: dict[tuple[Partition, str | None], frozenset[tuple[EntityKey, int]]] = field(default_factory=dict)
+    queries: list[tuple[Partition, Query]] = field(default_factory=list)
 
 
 @final
@@ -69,9 +70,11 @@ class Transactions:
         storage = self._storage
         if any(storage.version_of(key) > transaction.read_version for key in transaction.keys):
             raise aborted()
-        for (partition, kind), seen in transaction.kinds.items():
-            now = frozenset((key, stored.version) for key, stored in storage.scan(partition, kind, None))
-            if now != seen:
+        for partition, query in transaction.queries:
+            if storage.changed(partition, query.kind) <= transaction.read_version:
+                continue
+            then = query.matching(storage.reader(partition, query.kind, transaction.read_version))
+            if then != query.matching(storage.reader(partition, query.kind, None)):
                 raise aborted()
 
     @property

@@ -1,11 +1,10 @@
 """The order of values, their index entries, and what an entity may hold."""
 
 import math
-from collections.abc import Iterator
 from typing import Any, Final, TypeAlias
 
 from safedefer.emulator.datastore.failures import MAX_DEPTH, MAX_ENTITY_BYTES, MAX_INDEXED_BYTES, invalid
-from safedefer.emulator.datastore.keys import parse_key
+from safedefer.emulator.datastore.keys import EntityKey, parse_key
 
 SortKey: TypeAlias = tuple[Any, ...]
 """Comparable with every other: the rank of its type first."""
@@ -35,7 +34,7 @@ def sort_key(value: Any, project: str, database: str) -> SortKey:
         case "blob_value":
             return (_BLOB, value.blob_value)
         case "key_value":
-            return (_KEY, parse_key(project, database, value.key_value))
+            return key_rank(parse_key(project, database, value.key_value, allow_reserved=True))
         case "geo_point_value":
             return (_GEO, value.geo_point_value.latitude, value.geo_point_value.longitude)
         case "array_value":
@@ -44,16 +43,9 @@ def sort_key(value: Any, project: str, database: str) -> SortKey:
             return (_ENTITY, value.entity_value.SerializeToString(deterministic=True))
 
 
-def index_entries(value: Any, project: str, database: str) -> Iterator[tuple[SortKey, Any]]:
-    """What a property puts into its index: each element of an array, nothing for what is excluded."""
-    if value.exclude_from_indexes:
-        return
-    if value.WhichOneof("value_type") == "array_value":
-        for part in value.array_value.values:
-            if not part.exclude_from_indexes:
-                yield sort_key(part, project, database), part
-    else:
-        yield sort_key(value, project, database), value
+def key_rank(key: EntityKey) -> SortKey:
+    """Where a key stands among all values."""
+    return (_KEY, key)
 
 
 def check_entity(entity: Any, project: str, database: str) -> None:
