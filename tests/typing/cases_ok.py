@@ -30,7 +30,7 @@ from uuid import UUID
 
 from django.db.models import TextChoices
 
-from safedefer import DeferOptions, Deferrable, DeferredTask, Serializable, adefer, defer, deferrable
+from safedefer import RetryOptions,  DeferOptions, Deferrable, DeferredTask, Serializable, adefer, defer, deferrable
 from tests.site.shop.models import Customer, LoyalCustomer, PremiumCustomer, Stamped
 from tests.typing import functions as t
 from tests.typing.functions import Svc
@@ -161,6 +161,8 @@ defer(t.noargs, _queue="q")
 defer(t.noargs, _eta=now, _name="n", _transactional=True)
 defer(t.noargs, _countdown=5)
 defer(t.noargs, _countdown=delta, _using="default")
+defer(t.noargs, _service="s", _version="v", _instance="i")
+defer(t.add, 1, "x", _wipe_related_caches=False, _retry_options=RetryOptions(max_attempts=3))
 defer(t.noargs, _expires=now, _deadline=30, _raise_if_exists=True, _small_task=True)
 defer(t.add, 1, "x", _queue="q")
 defer(t.add, 1, "x", _queue="q", _countdown=1.5)
@@ -236,6 +238,7 @@ _c3: Callable[[int], float] = partial(t.add, b="x")
 _c4: Callable[[int], int] = t.over
 _c5: Callable[[int], None] = Svc.inner
 # [methods]
+t.add.options(service="s", retry_options=RetryOptions(max_backoff=delta), wipe_related_caches=False).defer(1, "x")
 t.add.defer(1, b="x")
 t.kwonly.defer(1, b="x")
 t.noargs.defer()

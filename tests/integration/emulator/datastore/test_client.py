@@ -36,7 +36,8 @@ def client(server: DatastoreServer, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setenv("DATASTORE_EMULATOR_HOST", server.address)
     client = datastore.Client(project="p")
     yield client
-    client._datastore_api.transport.close()  # Its connection is shared by address: a later server may get this port.
+    connected: Any = client
+    connected._datastore_api.transport.close()  # Its connection is shared by address: a later server may get this port.
 
 
 def make(client: Any, kind: str, name: str | int, **properties: object) -> Any:
