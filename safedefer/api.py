@@ -9,7 +9,7 @@ options, and all of it in one call; the last is not in the typing specification,
 import asyncio
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypedDict, TypeVar, TypeVarTuple, Unpack, final, overload
 
@@ -19,10 +19,22 @@ from safedefer.core.options import Missing, TaskOptions, split_options
 from safedefer.core.registry import Registry
 from safedefer.core.retries import RetryOptions
 from safedefer.errors import InvalidFunctionError, UnregisteredFunctionError
+from safedefer.flow.bulk import Call, bind_call, defer_calls, defer_calls_async
 from safedefer.flow.defer import DeferredTask, defer_call, defer_call_async
 from safedefer.flow.runtime import current_runtime
 
-__all__ = ["DeferOptions", "Deferrable", "DeferredTask", "Serializable", "adefer", "defer", "deferrable"]
+__all__ = [
+    "Call",
+    "DeferOptions",
+    "Deferrable",
+    "DeferredTask",
+    "Serializable",
+    "adefer",
+    "adefer_many",
+    "defer",
+    "defer_many",
+    "deferrable",
+]
 
 MYPY = False  # mypy takes a name MYPY as true.
 
@@ -123,6 +135,10 @@ class Deferrable(Generic[F_co]):
     async def adefer(self: "Deferrable[Callable[P, Any]]", *args: P.args, **kwargs: P.kwargs) -> DeferredTask:
         """The same for a coroutine: it does not block the event loop."""
         return await defer_call_async(current_runtime(), self.registered, self.task_options, args, kwargs)
+
+    def bind(self: "Deferrable[Callable[P, Any]]", *args: P.args, **kwargs: P.kwargs) -> Call:
+        """A call for `defer_many`, with exactly the function's own parameters. Sends nothing, checks nothing yet."""
+        return bind_call(self.registered, self.task_options, args, kwargs)
 
     def options(
         self,
@@ -264,6 +280,34 @@ class Registrar:
         )
         registry.register(registered)
         return Deferrable(function, registered)
+
+
+def defer_many(calls: Iterable[Call]) -> list[DeferredTask]:
+    """Defer many calls, a hundred in one request: `defer_many(fn.bind(row) for row in rows)`.
+
+    Inside a transaction they are sent once it has committed, like those of `defer`.
+
+    Args:
+        calls: What `bind` returned, of any functions, queues and options; read one after another.
+    Returns:
+        One handle for each call, in their order.
+    Raises:
+        PartlyDeferredError: Some were not deferred: `results` has what became of each, and `failed` the calls that can
+            be given again. Calls before and behind those were sent.
+        ConfigurationError: safedefer is not configured; nothing was sent.
+    """
+    return defer_calls(current_runtime(), calls)
+
+
+async def adefer_many(calls: Iterable[Call]) -> list[DeferredTask]:
+    """`defer_many` for a coroutine: it does not block the event loop.
+
+    Raises:
+        PartlyDeferredError: Some were not deferred: `results` has what became of each, and `failed` the calls that can
+            be given again.
+        ConfigurationError: safedefer is not configured; nothing was sent.
+    """
+    return await defer_calls_async(current_runtime(), calls)
 
 
 class Deferring(Protocol[P]):

@@ -3,6 +3,7 @@
 Messages hold names, sizes and reasons: no message, attribute or repr holds an argument, body, token, tag or key.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import final
 
@@ -23,6 +24,7 @@ __all__ = [
     "LeaseLostError",
     "MalformedEnvelopeError",
     "OverflowMissingError",
+    "PartlyDeferredError",
     "PayloadTooLargeError",
     "QueueNotFoundError",
     "QueueRefusedError",
@@ -209,6 +211,23 @@ class TaskExistsError(UsageError):
 
 class DeadLetterError(UsageError):
     """A dead letter is not there, or cannot be driven again."""
+
+
+class PartlyDeferredError(SafeDeferError):
+    """Of many calls some were not deferred.
+
+    Attributes:
+        results: For each call, in their order, its handle or its error.
+        failed: The calls that were not deferred. Given to `defer_many` again they keep their identity, so that one
+            whose first create went through unnoticed is not made twice.
+    """
+
+    def __init__(self, results: Sequence[object], failed: Sequence[object]) -> None:
+        self.results = tuple(results)
+        self.failed = tuple(failed)
+        errors = [result for result in results if isinstance(result, SafeDeferError)]
+        first = f"; the first: {errors[0]}" if errors else ""
+        super().__init__(f"{len(errors)} of {len(results)} calls were not deferred{first}")
 
 
 # The input is refused. Which status answers it is the handler's table.

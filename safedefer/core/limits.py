@@ -64,6 +64,12 @@ OVERFLOW_CHUNK_BYTES: Final = 900_000
 OVERFLOW_COMMIT_BYTES: Final = 8_100_000
 """One commit of an overflowed body. A Datastore request holds 10 MiB."""
 
+MAX_BATCH_TASKS: Final = 100
+"""Cloud Tasks, creates in one call."""
+
+MAX_BATCH_BYTES: Final = 3_500_000
+"""Of the tasks of one batch: the response repeats them, and a client receives 4 MiB."""
+
 OUTBOX_DELAY: Final = timedelta(seconds=30)
 """Younger calls in the outbox are left to the process that has committed them."""
 

@@ -15,6 +15,7 @@ from safedefer.core.references import ModelReference
 from safedefer.core.retries import RetryOptions
 from safedefer.core.routing import ANYWHERE, Route
 from safedefer.core.surroundings import Surroundings
+from safedefer.errors import SafeDeferError
 
 T = TypeVar("T")
 
@@ -93,6 +94,14 @@ class TaskSender(Protocol):
             PayloadTooLargeError: The service finds it too large.
             TaskRefusedError: The service refuses it for good.
             QueueUnavailableError: The service did not answer; the task may or may not exist.
+        """
+        ...
+
+    def send_many(self, tasks: Sequence[SendableTask]) -> Sequence[bool | SafeDeferError]:
+        """Create up to `MAX_BATCH_TASKS` tasks of one queue.
+
+        Returns:
+            For each what `send` would have returned or raised.
         """
         ...
 
@@ -207,12 +216,20 @@ class Outbox(Protocol):
         """
         ...
 
+    def put_many(self, using: str, calls: Sequence[tuple[str, bytes]], now: int) -> bool:
+        """The same for many calls: their task ids and envelopes."""
+        ...
+
     def remove(self, using: str, task_id: str) -> None:
         """Take a call out; one that is not there is no matter.
 
         Raises:
             StoreUnavailableError: The database did not answer.
         """
+        ...
+
+    def remove_many(self, using: str, task_ids: Sequence[str]) -> None:
+        """The same for many calls."""
         ...
 
     def claim(self, *, older_than: int, now: int, lease: timedelta, limit: int) -> Sequence[WaitingCall]:

@@ -35,6 +35,20 @@ class DjangoOutbox:
             OutboxCall.objects.using(using).create(task_id=task_id, envelope=envelope, created_at=now)
         return True
 
+    def put_many(self, using: str, calls: Sequence[tuple[str, bytes]], now: int) -> bool:
+        """Write many rows in the transaction that is open."""
+        if not self._has_table(using):
+            return False
+        rows = [OutboxCall(task_id=task_id, envelope=envelope, created_at=now) for task_id, envelope in calls]
+        with translated("write"):
+            OutboxCall.objects.using(using).bulk_create(rows)
+        return True
+
+    def remove_many(self, using: str, task_ids: Sequence[str]) -> None:
+        """Remove many rows."""
+        with translated("write"):
+            OutboxCall.objects.using(using).filter(task_id__in=task_ids).delete()
+
     def remove(self, using: str, task_id: str) -> None:
         """Remove a row."""
         with translated("write"):
@@ -113,7 +127,14 @@ class NoOutbox:
         """Keep nothing."""
         return False
 
+    def put_many(self, using: str, calls: Sequence[tuple[str, bytes]], now: int) -> bool:  # noqa: ARG002
+        """Keep nothing."""
+        return False
+
     def remove(self, using: str, task_id: str) -> None:
+        """There is nothing."""
+
+    def remove_many(self, using: str, task_ids: Sequence[str]) -> None:
         """There is nothing."""
 
     def claim(self, *, older_than: int, now: int, lease: timedelta, limit: int) -> Sequence[WaitingCall]:  # noqa: ARG002

@@ -152,9 +152,13 @@ def seal_call(
     options: TaskOptions,
     args: tuple[object, ...],
     kwargs: Mapping[str, object],
+    *,
+    task_id: TaskId | None = None,
 ) -> SealedCall:
     """Encode, sign and measure a call. Sends nothing.
 
+    Args:
+        task_id: Its identity, if it has one already.
     Raises:
         UsageError: The arguments, an option, or the size cannot work.
     """
@@ -168,7 +172,8 @@ def seal_call(
             size_bytes=len(body),
             limit_bytes=runtime.body_cap_bytes,
         )
-    task_id = TaskId(token_bytes(TASK_ID_BYTES))
+    if task_id is None:
+        task_id = TaskId(token_bytes(TASK_ID_BYTES))
     deadline = DEFAULT_DISPATCH_DEADLINE if options.deadline is None else options.deadline
     now = runtime.clock.time()
     schedule_time = _schedule_time(runtime, options, now)
@@ -245,9 +250,20 @@ def send_call(runtime: Runtime, call: SealedCall, *, waits: bool = False) -> Def
         if not waits:
             discard_overflow(runtime, call.claims)
         raise
-    if not created:
-        discard_overflow(runtime, call.claims)
+    return record_deferred(runtime, call, created=created)
+
+
+def record_deferred(runtime: Runtime, call: SealedCall, *, created: bool) -> DeferredTask:
+    """Record that a call is on its way, and what its caller is told.
+
+    Args:
+        created: False where a task of its name existed.
+    Raises:
+        TaskExistsError: One existed, and the caller asked to be told.
+    """
     claims = call.claims
+    if not created:
+        discard_overflow(runtime, claims)
     runtime.audit.emit(
         AuditEvent(
             action=Action.DEFER,

@@ -1,6 +1,6 @@
 """TaskSender over google-cloud-tasks: HTTP target, identity token, named creates, one client per process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, TypeAlias, final
@@ -18,6 +18,8 @@ from safedefer.core.names import LocationName, ProjectName
 from safedefer.core.ports import OutgoingTask, SendableTask
 from safedefer.core.retries import RetryOptions
 from safedefer.core.routing import routed_url
+from safedefer.errors import SafeDeferError
+from safedefer.gcp.batches import create_batch
 from safedefer.gcp.client_logs import hide_payloads
 from safedefer.gcp.faults import TaskAlreadyExists, creating_task
 from safedefer.gcp.local_channel import open_local_channel
@@ -93,6 +95,9 @@ class CloudTasksSender:
             before_first_send: Called once in each process, with its client; it must not raise.
         """
         self._target = target
+        host = target.emulator_host
+        self._retry = _RETRY if host is None else _LOCAL_RETRY
+        self._advice = "" if host is None else f"; no local cloud answers at {host}: start one with safedefer-emulator"
         self._client = PerProcess(lambda: make_client(target), before_first_send)
 
     def prepare(self, task: OutgoingTask) -> SendableTask:
@@ -123,15 +128,23 @@ class CloudTasksSender:
         """
         if not isinstance(task, _PreparedTask):
             raise TypeError("CloudTasksSender sends what it has prepared")
-        host = self._target.emulator_host
-        retry = _RETRY if host is None else _LOCAL_RETRY
-        advice = "" if host is None else f"; no local cloud answers at {host}: start one with safedefer-emulator"
         try:
-            with creating_task(task.parent, task.size_bytes, MAX_INLINE_TASK_BYTES, advice=advice):
-                self._client.get().create_task(parent=task.parent, task=task.task, retry=retry, timeout=_TRY_SECONDS)
+            with creating_task(task.parent, task.size_bytes, MAX_INLINE_TASK_BYTES, advice=self._advice):
+                client = self._client.get()
+                client.create_task(parent=task.parent, task=task.task, retry=self._retry, timeout=_TRY_SECONDS)
         except TaskAlreadyExists:
             return False
         return True
+
+    def send_many(self, tasks: Sequence[SendableTask]) -> Sequence[bool | SafeDeferError]:
+        """Create tasks of one queue in one call, repeating what may be repeated."""
+        prepared = [task for task in tasks if isinstance(task, _PreparedTask)]
+        if len(prepared) < len(tasks) or len({task.parent for task in prepared}) > 1:
+            raise TypeError("CloudTasksSender sends what it has prepared, one queue at a time")
+        if not prepared:
+            return []
+        client, messages = self._client.get(), [task.task for task in prepared]
+        return create_batch(client, prepared[0].parent, messages, self._retry, self._advice)
 
 
 def make_client(target: TaskTarget) -> TasksClient:

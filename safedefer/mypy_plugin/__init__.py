@@ -26,6 +26,7 @@ from safedefer.mypy_plugin.parameters import check_decorated
 from safedefer.mypy_plugin.signatures import called, deferred, with_options
 
 API: Final = "safedefer.api."
+_LIKE_THE_FUNCTION: Final = tuple(f"{API}Deferrable.{name}" for name in ("defer", "adefer", "bind"))
 
 
 def _digest() -> str:
@@ -58,7 +59,7 @@ class SafedeferPlugin(Plugin):
         """Calls of a deferrable and of its methods: mypy alone loses a generic or overloaded function's type there."""
         if fullname == API + "Deferrable.__call__":
             return called
-        return deferred if fullname in (API + "Deferrable.defer", API + "Deferrable.adefer") else None
+        return deferred if fullname in _LIKE_THE_FUNCTION else None
 
     def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
         """`@deferrable`: the types of the parameters."""

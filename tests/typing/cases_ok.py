@@ -30,7 +30,7 @@ from uuid import UUID
 
 from django.db.models import TextChoices
 
-from safedefer import RetryOptions,  DeferOptions, Deferrable, DeferredTask, Serializable, adefer, defer, deferrable
+from safedefer import Call, DeferOptions, Deferrable, DeferredTask, RetryOptions, Serializable, adefer, defer, defer_many, deferrable
 from tests.site.shop.models import Customer, LoyalCustomer, PremiumCustomer, Stamped
 from tests.typing import functions as t
 from tests.typing.functions import Svc
@@ -238,6 +238,9 @@ _c3: Callable[[int], float] = partial(t.add, b="x")
 _c4: Callable[[int], int] = t.over
 _c5: Callable[[int], None] = Svc.inner
 # [methods]
+_calls: list[Call] = [t.add.bind(1, "x"), t.kwonly.bind(1, b="x"), t.add.options(queue="q").bind(1, "x")]
+_many: list[DeferredTask] = defer_many(_calls)
+defer_many(t.add.bind(number, "x") for number in range(3))
 t.add.options(service="s", retry_options=RetryOptions(max_backoff=delta), wipe_related_caches=False).defer(1, "x")
 t.add.defer(1, b="x")
 t.kwonly.defer(1, b="x")

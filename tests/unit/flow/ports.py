@@ -1,6 +1,6 @@
 """A runtime whose ports are in memory and remember what was asked of them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from safedefer.core.ports import OutgoingTask, SendableTask, VerifiedCaller
 from safedefer.core.registry import Registry
 from safedefer.core.routing import ANYWHERE
 from safedefer.core.surroundings import NO_SURROUNDINGS, Surroundings
-from safedefer.errors import Reason, TokenError
+from safedefer.errors import Reason, SafeDeferError, TokenError
 from safedefer.flow.current import CurrentTask
 from safedefer.flow.dispatch import Dispatch
 from safedefer.flow.ledger import Ledger
@@ -71,6 +71,7 @@ class Sender:
     sent: list[OutgoingTask] = field(default_factory=list)
     answers: list[bool | Exception] = field(default_factory=list)
     overhead: int = 100
+    batches: list[int] = field(default_factory=list)
 
     def prepare(self, task: OutgoingTask) -> SendableTask:
         """Measure."""
@@ -84,6 +85,17 @@ class Sender:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def send_many(self, tasks: Sequence[SendableTask]) -> list[bool | SafeDeferError]:
+        """What `send` says of each."""
+        self.batches.append(len(tasks))
+        outcomes: list[bool | SafeDeferError] = []
+        for task in tasks:
+            try:
+                outcomes.append(self.send(task))
+            except SafeDeferError as error:
+                outcomes.append(error)
+        return outcomes
 
 
 class Tokens:
@@ -145,9 +157,18 @@ class Outbox:
         self.rows[using, task_id] = WaitingCall(using=using, task_id=task_id, envelope=envelope, created_at=now)
         return True
 
+    def put_many(self, using: str, calls: Sequence[tuple[str, bytes]], now: int) -> bool:
+        """Keep them, where there is an outbox."""
+        return {self.put(using, task_id, envelope, now) for task_id, envelope in calls} == {True}
+
     def remove(self, using: str, task_id: str) -> None:
         """Forget it."""
         self.rows.pop((using, task_id), None)
+
+    def remove_many(self, using: str, task_ids: Sequence[str]) -> None:
+        """Forget them."""
+        for task_id in task_ids:
+            self.remove(using, task_id)
 
     def claim(self, *, older_than: int, now: int, lease: timedelta, limit: int) -> list[WaitingCall]:
         """Those that are due."""
