@@ -64,13 +64,18 @@ def _sum(numbers: list[int | float]) -> Any:
     return Value(double_value=float(total))
 
 
+def _type_of(value: Any) -> str | None:
+    kind: str | None = None if value is None else value.WhichOneof("value_type")
+    return kind
+
+
 def _numbers(name: str, results: Sequence[Result]) -> list[int | float]:
     """The numbers among the values; everything else is passed over."""
     numbers: list[int | float] = []
     for result in results:
         properties = result.stored.entity.properties
-        value = properties[name] if name in properties else find_value(properties, parse_property_path(name))
-        match None if value is None else value.WhichOneof("value_type"):
+        value: Any = properties[name] if name in properties else find_value(properties, parse_property_path(name))
+        match _type_of(value):
             case "integer_value":
                 numbers.append(value.integer_value)
             case "double_value":

@@ -47,8 +47,9 @@ def _transformed(transform: Any, current: Any, now: float, partition: Any) -> An
             raise invalid("an unknown server value")
         return _milliseconds(now)
     if kind in ("append_missing_elements", "remove_all_from_array"):
-        is_array = current is not None and current.WhichOneof("value_type") == "array_value"
-        elements = list(current.array_value.values) if is_array else []
+        elements: list[Any] = []
+        if current is not None and current.WhichOneof("value_type") == "array_value":
+            elements = list(current.array_value.values)
         return _array(kind, elements, list(operand.values), partition)
     if operand.WhichOneof("value_type") not in _NUMBERS:
         raise invalid(f"{kind} by what is no number")
