@@ -2,17 +2,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= Django
+EXTRA ?= datastore
+GROUP ?= dev
+GCLOUDC_VENV ?= .venv-gcloudc
 PYTEST_ARGS ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check format bench clean
+.PHONY: help demo test test-gcloudc chaos check format bench clean
 
 help:
 	@echo "make demo    the main job on the embedded local cloud; KEEP=1 leaves it running"
 	@echo "make test    all tests"
+	@echo "make test-gcloudc    the tests on django-gcloud-connectors, in their own environment"
 	@echo "make check   ruff, mypy strict, pyright"
 	@echo "make chaos   kill a process at 500 points of a transaction, on each database"
 	@echo "make bench   the benchmarks, as ratios"
@@ -23,7 +27,7 @@ $(READY): pyproject.toml requirements/constraints.txt
 	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable ".[datastore]" "$(DJANGO)" --group dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable ".[$(EXTRA)]" "$(DJANGO)" --group $(GROUP)
 	@touch $(READY)
 
 demo: $(READY)
@@ -34,6 +38,11 @@ test: $(READY)
 
 chaos: $(READY)
 	@SAFEDEFER_CHAOS_POINTS=500 $(BIN)/python -m pytest tests/integration/test_outbox.py -k killed
+
+# django-gcloud-connectors needs Django < 6 and settings that name it: an environment and a project of its own.
+test-gcloudc:
+	@$(MAKE) --no-print-directory $(GCLOUDC_VENV)/.ready VENV=$(GCLOUDC_VENV) EXTRA=gcloudc GROUP=test DJANGO="Django~=5.2.0"
+	@$(GCLOUDC_VENV)/bin/python -m pytest -c tests/gcloudc/pytest.ini tests/gcloudc $(PYTEST_ARGS)
 
 check: $(READY)
 	$(BIN)/python -m ruff check .
@@ -50,4 +59,4 @@ bench: $(READY)
 	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
-	rm -rf $(VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GCLOUDC_VENV) .demo build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,6 +19,9 @@ from tests.site.settings import POSTGRES_FOLDER
 from tests.support.channels import open_channel
 from tests.support.site import WAIT_SECONDS, Site, site_settings
 
+# Another Django project, run by `make test-gcloudc` in an environment that has its database backend.
+collect_ignore = ["gcloudc"]
+
 # The same examples in every run, however slow the machine is.
 settings.register_profile("safedefer", derandomize=True, deadline=None)
 settings.load_profile("safedefer")
