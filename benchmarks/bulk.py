@@ -45,16 +45,22 @@ def compare() -> dict[str, tuple[float, float]]:
     from google.cloud import tasks_v2
 
     from safedefer import defer, defer_many
+    from safedefer.core.names import LocationName, ProjectName
     from safedefer.flow.defer import seal_call
     from safedefer.flow.runtime import current_runtime
-    from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget, make_client
+    from safedefer.gcp.cloud_tasks import TaskTarget, make_client
     from tests.site.shop.tasks import add
 
     function = add.registered
     sealed: Any = seal_call(current_runtime(), function, function.options, (1, 2), {"label": "a short text"})
-    sender = current_runtime().sender
-    assert isinstance(sender, CloudTasksSender)
-    target: TaskTarget = sender._target
+    target = TaskTarget(
+        project=ProjectName("local"),
+        location=LocationName("local1"),
+        handler_url="",
+        audience="",
+        service_account="",
+        emulator_host=os.environ["CLOUD_TASKS_EMULATOR_HOST"],
+    )
     client = make_client(target)
     client.pause_queue(name=QUEUE)
 

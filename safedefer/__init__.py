@@ -14,7 +14,7 @@ from safedefer.api import (
 )
 from safedefer.core.control import Drop, Retry
 from safedefer.core.retries import RetryOptions
-from safedefer.errors import SafeDeferError
+from safedefer.errors import PartlyDeferredError, SafeDeferError
 from safedefer.flow.current import CurrentTask, current_task
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Deferrable",
     "DeferredTask",
     "Drop",
+    "PartlyDeferredError",
     "Retry",
     "RetryOptions",
     "SafeDeferError",

@@ -43,13 +43,18 @@ class LoggingAudit:
         """Record one event."""
         if event.actor is None and not event.accepted and self._is_flood():
             return
+        level = _LEVELS[event.severity]
+        if logger.isEnabledFor(level):
+            self._log(event, level)
+        audit_event_recorded.send_robust(sender=AuditEvent, event=event)
+
+    def _log(self, event: AuditEvent, level: int) -> None:
         known = {name: getattr(event, name) for name in _FIELDS if getattr(event, name) not in (None, "")}
         if self._left_out and event.actor is None and not event.accepted:
             known["left_out_before"] = self._left_out
             self._left_out = 0
         line = " ".join(f"{name}={_plain(value)}" for name, value in known.items())
-        logger.log(_LEVELS[event.severity], "safedefer %s", line, extra={"audit": known})
-        audit_event_recorded.send_robust(sender=AuditEvent, event=event)
+        logger.log(level, "safedefer %s", line, extra={"audit": known})
 
     def _is_flood(self) -> bool:
         now = self._now()

@@ -83,6 +83,7 @@ class _Sending:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._surroundings = runtime.surroundings.capture()
         self._results: list[DeferredTask | SafeDeferError | None] = []
         self._failed: dict[int, Call] = {}
         self._open: dict[int, Call] = {}
@@ -118,7 +119,15 @@ class _Sending:
         return handles
 
     def _seal(self, call: Call) -> SealedCall:
-        sealed = seal_call(self._runtime, call.function, call.options, call.args, call.kwargs, task_id=call.task_id)
+        sealed = seal_call(
+            self._runtime,
+            call.function,
+            call.options,
+            call.args,
+            call.kwargs,
+            task_id=call.task_id,
+            surroundings=self._surroundings,
+        )
         if sealed.overflow is not None:
             write_overflow(self._runtime.records, sealed.claims, sealed.overflow)
         return sealed

@@ -16,6 +16,7 @@ from safedefer.core.names import TASK_ID_BYTES, TaskId
 from safedefer.core.options import TaskOptions
 from safedefer.core.ports import SendableTask
 from safedefer.core.signing import claim_body, sign_envelope
+from safedefer.core.surroundings import Surroundings
 from safedefer.errors import (
     ConfigurationError,
     InvalidOptionError,
@@ -154,11 +155,13 @@ def seal_call(
     kwargs: Mapping[str, object],
     *,
     task_id: TaskId | None = None,
+    surroundings: Surroundings | None = None,
 ) -> SealedCall:
     """Encode, sign and measure a call. Sends nothing.
 
     Args:
         task_id: Its identity, if it has one already.
+        surroundings: Those of the caller, if they were captured already.
     Raises:
         UsageError: The arguments, an option, or the size cannot work.
     """
@@ -191,7 +194,7 @@ def seal_call(
         expires_at=_expires_at(runtime, options, now if schedule_time is None else schedule_time),
         delivery=Delivery(name=options.name, route=runtime.route_of(options)),
         retry=options.retry_options,
-        surroundings=runtime.surroundings.capture(),
+        surroundings=runtime.surroundings.capture() if surroundings is None else surroundings,
     )
     draft = _Draft(runtime, options, claims, schedule_time)
     if len(body) <= runtime.inline_limit_bytes:
