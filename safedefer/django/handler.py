@@ -4,11 +4,13 @@
 Refusals after the token all look the same from outside: the reason is in the audit event.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_not_required
-from django.db import transaction
+from django.db import close_old_connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -54,6 +56,33 @@ _without_runtime: Final = LoggingAudit()
 @sensitive_variables()
 def task_handler(request: HttpRequest) -> HttpResponse:
     """Answer one dispatch. Uses no session, no user, no cookie and no part of the URL."""
+    return _answer_dispatch(request)
+
+
+@login_not_required
+@csrf_exempt
+@never_cache
+@transaction.non_atomic_requests
+@sensitive_variables()
+async def async_task_handler(request: HttpRequest) -> HttpResponse:
+    """The same for a site under ASGI: coroutine functions run on the server's own event loop.
+
+    Everything else is done in a thread that belongs to this dispatch alone. It goes on to its end when the caller hangs
+    up, so that the ledger says what has happened.
+    """
+    return await asyncio.shield(sync_to_async(_answer_in_own_thread, thread_sensitive=False)(request))
+
+
+def _answer_in_own_thread(request: HttpRequest) -> HttpResponse:
+    # Django looks after the connections of its own threads; this is none of them.
+    close_old_connections()
+    try:
+        return _answer_dispatch(request)
+    finally:
+        close_old_connections()
+
+
+def _answer_dispatch(request: HttpRequest) -> HttpResponse:
     try:
         runtime = current_runtime()
     except Exception as error:  # noqa: BLE001  # Whatever keeps it from being built, nothing is to be executed.

@@ -1,5 +1,7 @@
 """Deferrables of the tests' application; each leaves a trace."""
 
+import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -168,3 +170,23 @@ async def alook_around() -> None:
 def show_order(order: Order) -> None:
     """Leave which relations an order arrives with."""
     trace("order", order.pk, sorted(order._state.fields_cache))
+
+
+begun = threading.Event()
+hung_up = threading.Event()
+
+
+@deferrable(name="shop.wait_for_hang_up")
+def wait_for_hang_up() -> None:
+    """Go on after the caller is gone."""
+    begun.set()
+    if hung_up.wait(20):
+        trace("went on")
+
+
+@deferrable(name="shop.await_hang_up")
+async def await_hang_up() -> None:
+    """The same from a coroutine function."""
+    begun.set()
+    if await asyncio.get_running_loop().run_in_executor(None, hung_up.wait, 20):
+        await Trace.objects.acreate(text="went on")

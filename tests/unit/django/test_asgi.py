@@ -8,13 +8,19 @@ from django.core.handlers.asgi import ASGIHandler
 
 from safedefer.core.envelope import CONTENT_TYPE
 from safedefer.core.limits import MAX_REQUEST_BYTES
+from safedefer.django.signals import audit_event_recorded
 from safedefer.errors import Reason
 from tests.site.shop import tasks
 from tests.support.site import PATH, Site
 
 
-def exchange(site: Site, body: bytes, **changes: str | None) -> tuple[int, bytes]:
-    """Send one dispatch to the site as an ASGI server would; gives status and body of the answer."""
+@pytest.fixture(params=["tests.site.urls", "tests.site.urls_async"], autouse=True)
+def _both_handlers(request: pytest.FixtureRequest, settings: Any) -> None:
+    settings.ROOT_URLCONF = request.param
+
+
+def scope_of(site: Site, body: bytes, **changes: str | None) -> dict[str, Any]:
+    """What an ASGI server says of one dispatch."""
     headers: dict[str, str | None] = {
         "content-type": CONTENT_TYPE,
         "content-length": str(len(body)),
@@ -22,7 +28,7 @@ def exchange(site: Site, body: bytes, **changes: str | None) -> tuple[int, bytes
         "x-cloudtasks-queuename": "default",
         **{name.replace("_", "-"): value for name, value in changes.items()},
     }
-    scope = {
+    return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
@@ -36,6 +42,11 @@ def exchange(site: Site, body: bytes, **changes: str | None) -> tuple[int, bytes
         "client": ("127.0.0.1", 1),
         "headers": [(name.encode(), value.encode()) for name, value in headers.items() if value is not None],
     }
+
+
+def exchange(site: Site, body: bytes, **changes: str | None) -> tuple[int, bytes]:
+    """Send one dispatch to the site as an ASGI server would; gives status and body of the answer."""
+    scope = scope_of(site, body, **changes)
     pieces = [body[at : at + 65_536] for at in range(0, len(body), 65_536)] or [b""]
     incoming = [
         {"type": "http.request", "body": piece, "more_body": number < len(pieces) - 1}
@@ -100,3 +111,36 @@ def test_twenty_megabytes_without_a_length_are_refused(site: Site) -> None:
     status, body = exchange(site, b"x" * 20_000_000, content_length=None)
     assert (status, body) == (411, b"")
     assert site.traces() == []
+
+
+@pytest.mark.parametrize("_both_handlers", ["tests.site.urls_async"], indirect=True)
+@pytest.mark.parametrize("function", [tasks.wait_for_hang_up, tasks.await_hang_up])
+def test_dispatch_whose_caller_hangs_up_goes_on_to_its_end(site: Site, function: Any) -> None:
+    tasks.hung_up.clear()
+    tasks.begun.clear()
+    asyncio.run(_hang_up(site.seal(function), site))
+    assert site.traces() == ["went on"]
+    assert [event.reason for event in site.dispatches()] == [Reason.EXECUTED]
+
+
+async def _hang_up(body: bytes, site: Site) -> None:
+    """Disconnect once the function has begun, then wait for its dispatch to end."""
+    loop = asyncio.get_running_loop()
+    incoming = [{"type": "http.request", "body": body}]
+
+    async def receive() -> dict[str, Any]:
+        if incoming:
+            return incoming.pop()
+        await loop.run_in_executor(None, tasks.begun.wait, 20)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        """Nobody listens any more."""
+
+    await ASGIHandler()(scope_of(site, body), receive, send)
+    tasks.hung_up.set()
+    ended = asyncio.Event()
+    audit_event_recorded.connect(lambda **_: loop.call_soon_threadsafe(ended.set), weak=False, dispatch_uid="hang up")
+    while not site.dispatches():
+        await asyncio.wait_for(ended.wait(), 20)
+    audit_event_recorded.disconnect(dispatch_uid="hang up")
