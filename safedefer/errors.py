@@ -223,8 +223,8 @@ class PartlyDeferredError(SafeDeferError):
     """
 
     def __init__(self, results: Sequence[object], failed: Sequence[object]) -> None:
-        self.results = tuple(results)
-        self.failed = tuple(failed)
+        self.results: tuple[object, ...] = tuple(results)
+        self.failed: tuple[object, ...] = tuple(failed)
         errors = [result for result in results if isinstance(result, SafeDeferError)]
         first = f"; the first: {errors[0]}" if errors else ""
         super().__init__(f"{len(errors)} of {len(results)} calls were not deferred{first}")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.utils import translation
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 from hypothesis import settings
@@ -80,6 +81,8 @@ def site(
     install(lambda: runtime)
     yield Site(origin=live_server.url, cloud=local_cloud, runtime=runtime, events=events)
     install_problem("this test has no site")
+    # A request that went through LocaleMiddleware in this thread leaves its language behind.
+    translation.deactivate()
     for queue in QUEUES:
         tasks_client.purge_queue(name=queue)
     assert local_cloud.tasks.wait_idle(WAIT_SECONDS)

@@ -63,15 +63,15 @@ class RegisteredFunction:
             raise InvalidFunctionError(f"{_path(function)}: version is an int from 1 to {_MAX_VERSION}")
         if missing not in _MISSING:
             raise InvalidFunctionError(f"{_path(function)}: missing is one of {', '.join(_MISSING)}")
-        self.function = function
-        self.name = parse_function_name(_path(function) if name is None else name)
-        self.version = version
-        self.aliases = tuple(parse_function_name(alias) for alias in aliases)
-        self.options = TaskOptions() if options is None else options
+        self.function: Callable[..., object] = function
+        self.name: FunctionName = parse_function_name(_path(function) if name is None else name)
+        self.version: int = version
+        self.aliases: tuple[FunctionName, ...] = tuple(parse_function_name(alias) for alias in aliases)
+        self.options: TaskOptions = TaskOptions() if options is None else options
         self.missing = missing
-        self.ledger = ledger
+        self.ledger: bool = ledger
         code = inspect.unwrap(function).__code__
-        self.where = f"{code.co_filename}:{code.co_firstlineno}"
+        self.where: str = f"{code.co_filename}:{code.co_firstlineno}"
         self._parameters: Parameters | None = None
         self._ref: FunctionRef | None = None
         try:

@@ -74,10 +74,10 @@ class Key:
     __slots__ = ("_mac", "id", "name", "state", "suite")
 
     def __init__(self, *, name: str, key_id: KeyId, state: KeyState, mac: Secret | None) -> None:
-        self.name = name
-        self.id = key_id
-        self.state = state
-        self.suite = SUITE_HMAC_SHA256
+        self.name: str = name
+        self.id: KeyId = key_id
+        self.state: KeyState = state
+        self.suite: int = SUITE_HMAC_SHA256
         self._mac = mac
 
     @property
@@ -115,7 +115,7 @@ class KeyRing:
         primaries = [key for key in known if key.state is KeyState.PRIMARY]
         if len(primaries) != 1:
             raise ConfigurationError(f"a key ring has exactly one primary key, this one has {len(primaries)}")
-        self.primary = primaries[0]
+        self.primary: Key = primaries[0]
         self._by_id = {key.id: key for key in known}
         if len(self._by_id) != len(known) or len({key.name for key in known}) != len(known):
             raise ConfigurationError("two keys of the ring have the same name or the same secret")

@@ -56,8 +56,8 @@ class Parameters:
     )
 
     def __init__(self, parameters: list[Parameter], signature: inspect.Signature) -> None:
-        self.all = tuple(parameters)
-        self.signature = signature
+        self.all: tuple[Parameter, ...] = tuple(parameters)
+        self.signature: inspect.Signature = signature
         self._in_order = tuple(p for p in parameters if p.kind in ("positional", "any"))
         self._indexes = {p.name: i for i, p in enumerate(self._in_order) if p.kind == "any"}
         self._by_keyword = {p.name: p for p in parameters if p.kind in ("any", "keyword")}
@@ -68,7 +68,7 @@ class Parameters:
         # The common call gives every parameter by position; it is then checked without placing anything.
         named = any(p.kind in ("keyword", "*", "**") for p in parameters)
         self._quick = None if named else tuple((p.shape.plain, p.shape) for p in self._in_order)
-        self.has_models = any(isinstance(s, ModelShape) for p in parameters for s in walk(p.shape))
+        self.has_models: bool = any(isinstance(s, ModelShape) for p in parameters for s in walk(p.shape))
 
     def place(self, args: tuple[object, ...] | list[object], kwargs: Mapping[str, object]) -> list[Parameter] | None:
         """The parameter of each argument, positional ones first, then keywords in the order given.

@@ -53,8 +53,8 @@ class Reader:
     def __init__(
         self, allows: Callable[[str, type], bool], rows: Mapping[ModelReference, object] | None = None
     ) -> None:
-        self.allows = allows
-        self.rows = rows
+        self.allows: Callable[[str, type], bool] = allows
+        self.rows: Mapping[ModelReference, object] | None = rows
         self.references: dict[ModelReference, None] = {}
         self._nodes = 0
         self._in_vain = 0
@@ -127,8 +127,8 @@ class PlainShape(Shape):
     __slots__ = ("name", "plain")
 
     def __init__(self, name: str, *types: type) -> None:
-        self.name = name
-        self.plain = frozenset(types)
+        self.name: str = name
+        self.plain: frozenset[type] = frozenset(types)
 
     def render(self) -> str:
         return self.name
@@ -152,8 +152,8 @@ class AtomShape(Shape):
     __slots__ = ("name", "types")
 
     def __init__(self, name: str, *types: type) -> None:
-        self.name = name
-        self.types = frozenset(types)
+        self.name: str = name
+        self.types: frozenset[type] = frozenset(types)
 
     def render(self) -> str:
         return self.name
@@ -176,7 +176,7 @@ class LiteralShape(Shape):
     __slots__ = ("values",)
 
     def __init__(self, values: Sequence[object]) -> None:
-        self.values = tuple((type(value), value) for value in values)
+        self.values: tuple[tuple[type, object], ...] = tuple((type(value), value) for value in values)
 
     def render(self) -> str:
         return f"Literal[{', '.join(repr(value) for _, value in self.values)}]"
@@ -259,7 +259,7 @@ class ListShape(Shape):
     __slots__ = ("item",)
 
     def __init__(self, item: Shape) -> None:
-        self.item = item
+        self.item: Shape = item
 
     def render(self) -> str:
         return f"list[{self.item.render()}]"
@@ -294,8 +294,8 @@ class TupleShape(Shape):
     __slots__ = ("items", "variadic")
 
     def __init__(self, items: Sequence[Shape], *, variadic: bool = False) -> None:
-        self.items = tuple(items)
-        self.variadic = variadic
+        self.items: tuple[Shape, ...] = tuple(items)
+        self.variadic: bool = variadic
 
     def render(self) -> str:
         inside = ", ".join(item.render() for item in self.items)
@@ -339,9 +339,9 @@ class NamedTupleShape(Shape):
     __slots__ = ("cls", "fields", "make")
 
     def __init__(self, cls: type[tuple[object, ...]], fields: Mapping[str, Shape]) -> None:
-        self.cls = cls
+        self.cls: type[tuple[object, ...]] = cls
         self.make: Callable[..., object] = cls
-        self.fields = fields
+        self.fields: Mapping[str, Shape] = fields
 
     def render(self) -> str:
         inside = ", ".join(f"{name}: {shape.render()}" for name, shape in self.fields.items())
@@ -386,9 +386,9 @@ class SetShape(Shape):
     __slots__ = ("cls", "code", "item")
 
     def __init__(self, cls: type[set[object]] | type[frozenset[object]], item: Shape) -> None:
-        self.cls = cls
+        self.cls: type[set[object] | frozenset[object]] = cls
         self.code = ExtCode.SET if cls is set else ExtCode.FROZENSET
-        self.item = item
+        self.item: Shape = item
 
     def render(self) -> str:
         return f"{self.cls.__name__}[{self.item.render()}]"
@@ -432,7 +432,7 @@ class DictShape(Shape):
     __slots__ = ("item",)
 
     def __init__(self, item: Shape) -> None:
-        self.item = item
+        self.item: Shape = item
 
     def render(self) -> str:
         return f"dict[str, {self.item.render()}]"
@@ -469,9 +469,9 @@ class TypedDictShape(Shape):
     __slots__ = ("fields", "name", "required")
 
     def __init__(self, name: str, fields: Mapping[str, Shape], required: frozenset[str]) -> None:
-        self.name = name
-        self.fields = fields
-        self.required = required
+        self.name: str = name
+        self.fields: Mapping[str, Shape] = fields
+        self.required: frozenset[str] = required
 
     def render(self) -> str:
         inside = ", ".join(
@@ -517,8 +517,8 @@ class UnionShape(Shape):
     __slots__ = ("options", "plain")
 
     def __init__(self, options: Sequence[Shape]) -> None:
-        self.options = tuple(options)
-        self.plain = frozenset[type]().union(*(option.plain for option in options))
+        self.options: tuple[Shape, ...] = tuple(options)
+        self.plain: frozenset[type] = frozenset[type]().union(*(option.plain for option in options))
 
     def render(self) -> str:
         return " | ".join(option.render() for option in self.options)
@@ -551,7 +551,7 @@ class EnumShape(Shape):
     __slots__ = ("cls",)
 
     def __init__(self, cls: type[Enum]) -> None:
-        self.cls = cls
+        self.cls: type[Enum] = cls
 
     def render(self) -> str:
         return f"enum {self.cls.__name__}"
@@ -577,7 +577,7 @@ class DataclassShape(Shape):
     __slots__ = ("cls", "fields")
 
     def __init__(self, cls: type) -> None:
-        self.cls = cls
+        self.cls: type = cls
         self.fields: Mapping[str, Shape] = {}
 
     def render(self) -> str:
@@ -622,7 +622,7 @@ class ModelShape(Shape):
     __slots__ = ("cls",)
 
     def __init__(self, cls: type) -> None:
-        self.cls = cls
+        self.cls: type = cls
 
     def render(self) -> str:
         return f"model {self.cls.__name__}"

@@ -77,8 +77,8 @@ class Deployment:
     __slots__ = ("assertion", "piece")
 
     def __init__(self, environment: EnvironmentName, project: ProjectName) -> None:
-        self.assertion = encode_pieces(environment.encode(), project.encode())
-        self.piece = encode_length(len(self.assertion)) + self.assertion
+        self.assertion: bytes = encode_pieces(environment.encode(), project.encode())
+        self.piece: bytes = encode_length(len(self.assertion)) + self.assertion
 
 
 def claim_body(body: bytes, storage: Storage) -> BodyClaim:

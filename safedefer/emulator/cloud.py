@@ -78,8 +78,8 @@ class LocalCloud:
         if not unsafe_allow_any_host:
             check_host(host)
         clock = clock or SystemClock()
-        self.issuer = IssuerServer(host=host, port=issuer_port, clock=clock)
-        self.tasks = CloudTasksServer(
+        self.issuer: IssuerServer = IssuerServer(host=host, port=issuer_port, clock=clock)
+        self.tasks: CloudTasksServer = CloudTasksServer(
             host=host,
             port=tasks_port,
             queues=queues,

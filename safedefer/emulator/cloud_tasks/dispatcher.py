@@ -15,7 +15,7 @@ from safedefer.emulator.cloud_tasks.schedule import Schedule
 from safedefer.emulator.cloud_tasks.state import Dispatch
 from safedefer.emulator.cloud_tasks.task_forms import encoded_url
 
-logger = logging.getLogger("safedefer.emulator.dispatch")
+logger: logging.Logger = logging.getLogger("safedefer.emulator.dispatch")
 
 _MOST_AT_ONCE = 64
 """Attempts begun in one go. A thread starts quickly, but ten thousand would keep deadlines waiting."""

@@ -55,8 +55,8 @@ class Engine:
     ) -> None:
         """Start without queues."""
         self.clock = clock
-        self.changed = threading.Condition()
-        self.faults = Faults(CLOUD_TASKS_FAULTS, seed=seed)
+        self.changed: threading.Condition = threading.Condition()
+        self.faults: Faults = Faults(CLOUD_TASKS_FAULTS, seed=seed)
         self._queues = Directory(
             task_name_memory=task_name_memory, queue_name_memory=queue_name_memory, faults=self.faults
         )

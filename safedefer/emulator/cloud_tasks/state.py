@@ -102,10 +102,10 @@ class QueueState:
     def __init__(self, stored: Queue, *, name_memory: timedelta, now: datetime, faults: Faults) -> None:
         """Start empty and with a full token bucket."""
         self._faults = faults
-        self.name = parse_queue_name(stored.name)
-        self.stored = stored
+        self.name: QueueName = parse_queue_name(stored.name)
+        self.stored: Queue = stored
         self.tasks: OrderedDict[TaskName, TaskState] = OrderedDict()
-        self.in_flight = 0
+        self.in_flight: int = 0
         self._limits = rate_limits(stored)
         self._rules = retry_rules(stored.retry_config)
         self._bucket = rates.full_bucket(self._limits, now)

@@ -29,11 +29,11 @@ class Change:
     """
 
     def __init__(self, operation: str, key: EntityKey, entity: Any, mutation: Any, *, allocated: bool = False) -> None:
-        self.operation = operation
-        self.key = key
-        self.entity = entity
-        self.allocated = allocated
-        self.conflicts = False
+        self.operation: str = operation
+        self.key: EntityKey = key
+        self.entity: Any = entity
+        self.allocated: bool = allocated
+        self.conflicts: bool = False
         self.results: list[Any] = []
         self._mutation = mutation
 

@@ -122,8 +122,8 @@ class Query:
         distinct = [part.name for part in message.distinct_on]
         orders = [(order.property.name, order.direction == _DESCENDING) for order in message.order]
         self._check(projected, distinct, orders)
-        self.keys_only = projected == [KEY]
-        self.projected = () if self.keys_only else tuple(projected)
+        self.keys_only: bool = projected == [KEY]
+        self.projected: tuple[str, ...] = () if self.keys_only else tuple(projected)
         self._distinct = tuple(distinct)
         self._shown = tuple(dict.fromkeys(name for name in (*projected, *distinct) if name != KEY))
         self._orders = self._effective(orders)

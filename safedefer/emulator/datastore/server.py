@@ -38,7 +38,7 @@ class DatastoreServer:
     ) -> None:
         self._host = host
         self._port = port
-        self.faults = Faults(DATASTORE_FAULTS, seed=seed)
+        self.faults: Faults = Faults(DATASTORE_FAULTS, seed=seed)
         self._surface = Surface(clock or SystemClock(), scatter_rate, self.faults)
         self._executor: ThreadPoolExecutor | None = None
         self._server: grpc.Server | None = None

@@ -2,7 +2,7 @@
 
 import base64
 import secrets
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
@@ -15,7 +15,7 @@ class Command(BaseCommand):
     """Generate a secret for KEYS, or list the keys of this environment."""
 
     help = "Generate a secret for SAFEDEFER['KEYS'], or list the keys in use (never their secrets)."
-    requires_system_checks = ()
+    requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take `generate` or `list`."""
