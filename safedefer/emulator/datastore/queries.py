@@ -186,7 +186,7 @@ class Query:
         if len(set(projected)) < len(projected):
             raise invalid("a property that is projected twice")
         equal = {name for part in self._alternatives for name, _ in part.equalities}
-        if equal & set(projected):
+        if equal & set(projected) - {KEY}:
             raise invalid("cannot use projection on a property with an equality filter")
         names = {name for name, _ in orders[: len(set(distinct))]}
         if not names <= set(distinct):
@@ -199,8 +199,9 @@ class Query:
     def _effective(self, orders: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
         """The order that the results come in."""
         if not orders:
-            unequal = [name for part in self._alternatives for name in part.inequalities]
-            return [] if not unequal or unequal[0] == KEY else [(unequal[0], False)]
+            first, *others = self._alternatives
+            unequal = [name for name in first.inequalities if all(name in part.inequalities for part in others)]
+            return [(name, False) for name in unequal[:1] if name != KEY]
         fixed = {name for name, wanted in self._common_equalities() if len(wanted) == 1}
         # What every result has the same value of needs no order; and what follows the key decides nothing more.
         kept = [(name, backwards) for name, backwards in orders if name not in fixed]
