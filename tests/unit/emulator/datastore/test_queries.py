@@ -29,7 +29,7 @@ COMPARE: Final[Mapping[int, Callable[[Any, Any], object]]] = {
     EQUAL: operator.eq,
     NOT_EQUAL: operator.ne,
 }
-NAMES: Final = ("a", "b")
+NAMES: Final[tuple[str, ...]] = ("a", "b")
 # A few values of each kind, so that they meet: null, a boolean, numbers, a time, a text, a blob, a key.
 DOMAIN: Final = tuple(VALUES_IN_ORDER[number] for number in (0, 2, 3, 6, 7, 9, 10, 17, 22, 28, 31))
 
