@@ -7,7 +7,6 @@ class SafeDeferConfig(AppConfig):
     """Starts safedefer once every app is loaded."""
 
     name = "safedefer"
-    verbose_name: str = "safedefer"
 
     def ready(self) -> None:
         """Register the checks, import the modules that hold deferrables, seal the registry."""

@@ -5,7 +5,7 @@ Messages hold names, sizes and reasons: no message, attribute or repr holds an a
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import final
+from typing import Any, final
 
 __all__ = [
     "AlreadyExecutedError",
@@ -218,13 +218,13 @@ class PartlyDeferredError(SafeDeferError):
 
     Attributes:
         results: For each call, in their order, its handle or its error.
-        failed: The calls that were not deferred. Given to `defer_many` again they keep their identity, so that one
-            whose first create went through unnoticed is not made twice.
+        failed: The calls that were not deferred, each a `Call`. Given to `defer_many` again they keep their identity,
+            so that one whose first create went through unnoticed is not made twice.
     """
 
     def __init__(self, results: Sequence[object], failed: Sequence[object]) -> None:
-        self.results: tuple[object, ...] = tuple(results)
-        self.failed: tuple[object, ...] = tuple(failed)
+        self.results: tuple[Any, ...] = tuple(results)
+        self.failed: tuple[Any, ...] = tuple(failed)
         errors = [result for result in results if isinstance(result, SafeDeferError)]
         first = f"; the first: {errors[0]}" if errors else ""
         super().__init__(f"{len(errors)} of {len(results)} calls were not deferred{first}")

@@ -64,6 +64,13 @@ def test_every_option_is_documented() -> None:
     assert first_column(table) == {f"_{name}" for name in OPTION_NAMES}
 
 
+def test_every_promise_names_a_test_that_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page("reference/promises.md"))
+    assert {f"_{name}" for name in OPTION_NAMES} <= first_column(page("reference/promises.md"))
+    for path, name in named:
+        assert f"def {name}(" in (ROOT / path).read_text(), (path, name)
+
+
 def test_every_limit_is_documented() -> None:
     names = {name for name in vars(limits) if name.isupper()}
     assert first_column(page("reference/limits.md")) == names

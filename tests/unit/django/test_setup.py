@@ -16,7 +16,9 @@ from safedefer import adefer, defer
 from safedefer.core.audit import AuditEvent
 from safedefer.core.keys import KeyState, check_secret, parse_secret
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName
+from safedefer.core.options import TaskOptions
 from safedefer.core.records import RecordKey, RecordKind
+from safedefer.core.routing import Route
 from safedefer.django.conf import KeySetting, read_settings
 from safedefer.django.handler import task_handler
 from safedefer.django.setup import build_runtime, make_records, make_ring, start
@@ -187,3 +189,27 @@ def test_handler_needs_no_csrf_token_no_transaction_and_no_login() -> None:
     assert view.csrf_exempt is True
     assert view.login_required is False
     assert view._non_atomic_requests == {"default"}
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://acme.ew.r.appspot.com/_safedefer/", Route(service="shop", version="v7")),
+        ("https://shop.example.com/_safedefer/", Route()),
+    ],
+)
+def test_task_runs_on_the_version_that_deferred_it(monkeypatch: pytest.MonkeyPatch, url: str, expected: Route) -> None:
+    monkeypatch.setenv("GAE_SERVICE", "shop")
+    monkeypatch.setenv("GAE_VERSION", "v7")
+    given: Any = site_settings("", **{**PUBLIC, "HANDLER_URL": url, "KEYS": [{"id": "first", "secret": SECRET}]})
+    given.DEBUG = False
+    settings, problems = read_settings(given, {"GAE_SERVICE": "shop", "GAE_VERSION": "v7"})
+    assert settings is not None, problems
+    runtime = build_runtime(settings)
+    assert runtime.default_route == expected
+    if expected != Route():
+        route = runtime.route_of
+        assert route(TaskOptions(version="v8")) == Route(service="shop", version="v8")
+        assert route(TaskOptions(instance="1")) == Route(service="shop", version="v7", instance="1")
+        # Another service may not have that version.
+        assert route(TaskOptions(service="mail")) == Route(service="mail")

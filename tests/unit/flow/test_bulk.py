@@ -85,7 +85,7 @@ def test_calls_given_again_keep_their_names(ports: Ports, runtime: Runtime) -> N
     with pytest.raises(PartlyDeferredError) as caught:
         defer_calls(runtime, [call(runtime, "a")])
     ports.sender.answers = [False]  # The first create went through after all.
-    (handle,) = defer_calls(runtime, caught.value.failed)  # type: ignore[arg-type]  # Calls, as the docstring says.
+    (handle,) = defer_calls(runtime, caught.value.failed)
     assert handle.created
     first, second = ports.sender.sent
     assert first.name == second.name

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,16 @@ from google.cloud import tasks_v2
 from safedefer.core.envelope import CONTENT_TYPE
 from safedefer.core.names import LocationName, ProjectName, QueueName, TaskName
 from safedefer.core.ports import OutgoingTask
+from safedefer.core.retries import RetryOptions
+from safedefer.core.routing import Route
 from safedefer.emulator import LocalCloud
-from safedefer.errors import PayloadTooLargeError, QueueNotFoundError, QueueUnavailableError, TaskRefusedError
+from safedefer.errors import (
+    InvalidOptionError,
+    PayloadTooLargeError,
+    QueueNotFoundError,
+    QueueUnavailableError,
+    TaskRefusedError,
+)
 from safedefer.gcp.cloud_tasks import CloudTasksSender, TaskTarget
 from tests.support.channels import open_channel
 
@@ -273,3 +282,25 @@ def test_child_of_a_fork_makes_a_client_of_its_own(
     subprocess.run([sys.executable, "-c", script], check=True, timeout=50, env={**os.environ, "GRPC_VERBOSITY": "NONE"})
     assert len(names(tasks_client)) == before + 3
     tasks_client.purge_queue(name=PARENT)
+
+
+def test_route_is_the_host_of_the_request(local_cloud: LocalCloud) -> None:
+    app = replace(make_target(local_cloud.tasks.address), handler_url="https://acme.ew.r.appspot.com/_safedefer/")
+    task: Any = CloudTasksSender(app).prepare(make_task(route=Route(service="shop", version="v2")))
+    request = task.task.http_request
+    assert request.url == "https://v2-dot-shop-dot-acme.ew.r.appspot.com/_safedefer/"
+    # The token is for the handler, whatever host answers.
+    assert request.oidc_token.audience == app.audience
+    elsewhere = CloudTasksSender(make_target(local_cloud.tasks.address))
+    with pytest.raises(InvalidOptionError, match="App Engine"):
+        elsewhere.prepare(make_task(route=Route(service="shop")))
+
+
+def test_backoff_of_one_task_is_whole_and_never_gives_up(sender: CloudTasksSender) -> None:
+    retry = RetryOptions(max_attempts=3, min_backoff=timedelta(seconds=2.5))
+    task: Any = sender.prepare(make_task(retry=retry))
+    config = task.task.retry_config
+    assert (config.max_attempts, config.max_doublings) == (-1, 16)
+    assert (config.min_backoff, config.max_backoff) == (timedelta(seconds=2.5), timedelta(hours=1))
+    plain: Any = sender.prepare(make_task())
+    assert "retry_config" not in plain.task
