@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -27,6 +27,7 @@ FOLDER: Final = ROOT / ".demo"
 WAIT_SECONDS: Final = 20.0
 CALLS: Final = 12
 LARGE_BYTES: Final = 2_500_000
+MANY: Final = 150
 KEEP: Final = os.environ.get("KEEP") == "1"
 """Leave everything running at the end."""
 
@@ -48,14 +49,25 @@ class Line:
 class Shop:
     """The running processes, and this one as their customer."""
 
-    def __init__(self, origin: str, environment: dict[str, str]) -> None:
+    def __init__(self, origin: str, environment: dict[str, str] | None = None) -> None:
+        self.origin = origin
+        if environment is None:
+            return
         os.environ.update(environment, SHOP_HANDLER_URL=f"{origin}/_safedefer/", SHOP_FOLDER=str(FOLDER))
         os.environ["DJANGO_SETTINGS_MODULE"] = "shopsite.settings"
         sys.path.insert(0, str(SHOP))
         import django  # noqa: PLC0415  # The settings need the addresses above.
 
         django.setup()
-        self.origin = origin
+
+    def use(self, store: str = "orm") -> None:
+        """Let what this process defers go to this site."""
+        from django.conf import settings  # noqa: PLC0415  # Django is set up by now.
+
+        from safedefer.django.setup import start  # noqa: PLC0415
+
+        settings.SAFEDEFER = {"HANDLER_URL": f"{self.origin}/_safedefer/", "STORE": store}
+        start()
 
     def audit(self) -> list[dict[str, Any]]:
         """The audit events of the site so far."""
@@ -76,11 +88,15 @@ def main() -> int:
         for name, value in environment.items():
             say(f"  {name}={value}")
         say("Starting the shop: a Django site with safedefer.urls mounted ...")
-        migrate(environment)
+        manage(environment, "migrate", "--verbosity", "0", "--skip-checks")
         origin = read_line(start(processes, stack, [sys.executable, str(SHOP / "serve.py")], environment))
         say(f"  {origin}/_safedefer/")
         shop = Shop(origin, environment)
-        report = [*main_job(shop), *large_and_repeated(shop), *attacks(shop)]
+        report = [*main_job(shop), *many(shop), *lost_and_found(shop, environment), *large_and_repeated(shop, "orm")]
+        with second_site(processes, environment) as datastore_shop:
+            report += large_and_repeated(datastore_shop, "datastore")
+        shop.use()
+        report += attacks(shop)
         ok = all(line.holds for line in report)
         print_report(report, time.monotonic() - started)
         if KEEP and ok:
@@ -120,32 +136,95 @@ def main_job(shop: Shop) -> Iterator[Line]:
     yield Line("second task of one name", "not created", "not created" if repeated.created is False else "created")
 
 
-def large_and_repeated(shop: Shop) -> Iterator[Line]:
+def many(shop: Shop) -> Iterator[Line]:
+    """Many calls in few requests."""
+    from orders.models import Customer, Letter  # noqa: PLC0415  # Django is set up by now.
+    from orders.tasks import write  # noqa: PLC0415
+
+    from safedefer import defer_many  # noqa: PLC0415
+
+    say(f"Deferring {MANY} letters in batches ...")
+    customer = Customer.objects.get()
+    handles = defer_many(write.bind(customer, f"batch {number}") for number in range(MANY))
+    letters = Letter.objects.filter(text__startswith="batch ")
+    wait_until("letters", letters.count, MANY)
+    yield Line("calls of two batches, executed", str(len(handles)), str(letters.values("text").distinct().count()))
+
+
+def lost_and_found(shop: Shop, environment: dict[str, str]) -> Iterator[Line]:
+    """A process that dies between its commit and the sending, and a task that fails until a person has looked."""
+    from django.core.management import call_command  # noqa: PLC0415  # Django is set up by now.
+    from orders.models import Customer, Invoice, Letter  # noqa: PLC0415
+    from orders.tasks import confirm  # noqa: PLC0415
+
+    from safedefer.flow.deadletters import list_letters  # noqa: PLC0415
+    from safedefer.flow.runtime import current_runtime  # noqa: PLC0415
+
+    say("Killing a process between the commit of an order and the sending of its letter ...")
+    died = manage(environment, "order_and_die", "--skip-checks", check=False).returncode
+    survived = Letter.objects.filter(text__contains="survived")
+    yield Line("process that died after its commit", "9", str(died))
+    with (FOLDER / "commands.log").open("w") as log:
+        call_command("safedefer_outbox", "run", "--older-than", "0", stdout=log)
+    wait_until("letters of the order", survived.count, 1)
+    yield Line("its letter, sent from the outbox", "1", str(survived.count()))
+
+    say("Deferring a confirmation that cannot work yet ...")
+    ben = Customer.objects.create(name="Ben")
+    confirm.defer(ben)
+    records = current_runtime().records
+    wait_until("dead letters", lambda: len(list(list_letters(records))), 1)
+    yield Line("call that failed for the last time, kept", "1", str(len(list(list_letters(records)))))
+    Invoice.objects.create(customer=ben, amount=Decimal("7.00"))
+    with (FOLDER / "commands.log").open("a") as log:
+        call_command("safedefer_deadletters", "redrive", "--all", stdout=log)
+    confirmed = Letter.objects.filter(customer=ben)
+    wait_until("confirmations", confirmed.count, 1)
+    yield Line("executed when it was driven again", "1", str(confirmed.count()))
+
+
+@contextmanager
+def second_site(processes: list[subprocess.Popen[str]], environment: dict[str, str]) -> Iterator[Shop]:
+    """The same site once more, with its ledger and large bodies in Datastore."""
+    say("Starting the shop once more, with its records in Datastore ...")
+    with ExitStack() as stack:
+        given = {**environment, "SHOP_STORE": "datastore"}
+        shop = Shop(read_line(start(processes, stack, [sys.executable, str(SHOP / "serve.py")], given)))
+        say(f"  {shop.origin}/_safedefer/")
+        shop.use("datastore")
+        yield shop
+
+
+def large_and_repeated(shop: Shop, store: str) -> Iterator[Line]:
     """A call that is larger than a task may be, and one call that the queue delivers three times."""
     from orders.models import Customer, Letter  # noqa: PLC0415  # Django is set up by now.
     from orders.tasks import write  # noqa: PLC0415
 
-    from safedefer.django.models import StoredRecord  # noqa: PLC0415
+    from safedefer.core.records import RecordKind  # noqa: PLC0415
     from safedefer.flow.defer import seal_call  # noqa: PLC0415
     from safedefer.flow.runtime import current_runtime  # noqa: PLC0415
 
     say(f"Deferring a letter of {LARGE_BYTES:,} bytes, which no task can hold ...")
-    customer = Customer.objects.get()
-    write.defer(customer, "x" * LARGE_BYTES)
-    letters = Letter.objects.filter(text="x" * LARGE_BYTES)
+    customer = Customer.objects.get(name="Ada")
+    letter = store[0] * LARGE_BYTES
+    records = current_runtime().records
+    write.defer(customer, letter)
+    letters = Letter.objects.filter(text=letter)
     wait_until("large letters", letters.count, 1)
-    wait_until("stored bodies removed", lambda: 1 - StoredRecord.objects.filter(kind="overflow").count(), 1)
-    yield Line("call larger than a task, executed intact", "1", str(letters.count()))
-    yield Line("its stored body, when it was done", "0", str(StoredRecord.objects.filter(kind="overflow").count()))
+    wait_until("stored bodies removed", lambda: 1 - len(records.scan(RecordKind.OVERFLOW, limit=9)), 1)
+    left = len(records.scan(RecordKind.OVERFLOW, limit=9))
+    yield Line(f"call larger than a task, executed intact ({store})", "1", str(letters.count()))
+    yield Line(f"its stored body, when it was done ({store})", "0", str(left))
 
     say("Having the queue deliver one call three times ...")
     runtime, function = current_runtime(), write.registered
-    call: Any = seal_call(runtime, function, function.options, (customer, "delivered three times"), {})
+    text = f"delivered three times ({store})"
+    call: Any = seal_call(runtime, function, function.options, (customer, text), {})
+    before = count_reason(shop, "already_executed", "lease_held")
     for _ in range(3):
         put_into_queue(shop, call.task.task.http_request.body, None)
-    repeats = partial(count_reason, shop, "already_executed", "lease_held")
-    wait_until("repeats answered", repeats, 2)
-    yield Line("call delivered three times, executed", "1", str(Letter.objects.filter(text__contains="three").count()))
+    wait_until("repeats answered", lambda: count_reason(shop, "already_executed", "lease_held") - before, 2)
+    yield Line(f"call delivered three times, executed ({store})", "1", str(Letter.objects.filter(text=text).count()))
 
 
 def attacks(shop: Shop) -> Iterator[Line]:
@@ -154,7 +233,7 @@ def attacks(shop: Shop) -> Iterator[Line]:
 
     say("Attacking: forged tasks in the same queue, each carried by a genuine identity token ...")
     before = Invoice.objects.count()
-    for name, body, audience, reason in forgeries(Customer.objects.get()):
+    for name, body, audience, reason in forgeries(Customer.objects.get(name="Ada")):
         seen = len(shop.audit())
         put_into_queue(shop, body, audience)
         event = wait_for(f"refusal: {name}", partial(first_refusal, shop, seen))
@@ -262,12 +341,12 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.wait()
 
 
-def migrate(environment: dict[str, str]) -> None:
-    """Create the shop's tables."""
-    subprocess.run(
-        [sys.executable, str(SHOP / "manage.py"), "migrate", "--verbosity", "0", "--skip-checks"],
+def manage(environment: dict[str, str], *command: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of the shop's in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(SHOP / "manage.py"), *command],
         env={**os.environ, **environment, "SHOP_FOLDER": str(FOLDER)},
-        check=True,
+        check=check,
     )
 
 

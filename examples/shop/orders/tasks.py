@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from orders.models import Customer, Invoice, Letter
-from safedefer import deferrable
+from safedefer import RetryOptions, deferrable
 
 
 @deferrable(name="orders.charge")
@@ -17,3 +17,10 @@ def charge(customer: Customer, amount: Decimal, *, note: str = "") -> None:
 async def write(customer: Customer, text: str) -> None:
     """Write to a customer."""
     await Letter.objects.acreate(customer=customer, text=text)
+
+
+@deferrable(name="orders.confirm", retry=RetryOptions(max_attempts=1))
+def confirm(customer: Customer) -> None:
+    """Tell a customer about their last invoice, of which there has to be one."""
+    invoice = Invoice.objects.filter(customer=customer).latest("pk")
+    Letter.objects.create(customer=customer, text=f"Confirmed: {invoice.amount}")

@@ -24,6 +24,7 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 
 # With runserver on its usual port nothing has to be set; the demo serves the site on a port of its own.
 SAFEDEFER = {"HANDLER_URL": os.environ["SHOP_HANDLER_URL"]} if "SHOP_HANDLER_URL" in os.environ else {}
+SAFEDEFER["STORE"] = os.environ.get("SHOP_STORE", "orm")
 
 # Every security decision as one line of JSON.
 LOGGING = {
