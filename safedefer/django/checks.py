@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,13 +22,38 @@ from safedefer.django.records import OrmRecords
 
 def register_checks() -> None:
     """Have `manage.py check`, and every command that runs the checks, look at the settings."""
-    register(check_settings, "safedefer")
+    register(check_project, "safedefer")
     register(check_outbox, Tags.database)
+
+
+def check_project(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:
+    """What `check_settings` says of the project's settings as they are written.
+
+    Django's test runner turns DEBUG off before it runs the checks: a project that needs nothing on a laptop would need
+    keys for its tests, which use none.
+    """
+    state = getattr(sys.modules.get("django.test.utils"), "_TestState", None)
+    if getattr(getattr(state, "saved_data", None), "debug", False) and not django_settings.DEBUG:
+        return _check(_AsWritten())
+    return check_settings(app_configs, **kwargs)
+
+
+class _AsWritten:
+    """Django's settings with the DEBUG that they had before the test runner came."""
+
+    DEBUG = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(django_settings, name)
 
 
 def check_settings(app_configs: Sequence[AppConfig] | None = None, **kwargs: Any) -> list[CheckMessage]:  # noqa: ARG001
     """Every problem of the SAFEDEFER setting, and of where the handler is mounted."""
-    settings, problems = read_settings(django_settings, os.environ)
+    return _check(django_settings)
+
+
+def _check(given: object) -> list[CheckMessage]:
+    settings, problems = read_settings(given, os.environ)
     messages = [_message(problem) for problem in problems]
     if settings is not None:
         messages += [*_check_store(settings), *_check_mount(settings)]

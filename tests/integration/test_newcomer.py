@@ -86,6 +86,15 @@ def test_readme_example_needs_no_setting_while_debug_is_on(project: Path) -> Non
     assert done.stderr.count("safedefer.") == 1
 
 
+def test_readme_example_has_its_tests_run(project: Path) -> None:
+    assert run(project, "manage.py", "test").returncode == 0
+    with (project / "mysite/settings.py").open("a") as settings:
+        settings.write("DEBUG = False\n")
+    done = run(project, "manage.py", "test")
+    assert done.returncode == 1
+    assert "safedefer.E003" in done.stderr
+
+
 def test_readme_example_runs_its_calls(project: Path) -> None:
     # The one thing added: ports that the system chose, where the documentation has fixed ones.
     with (project / "mysite/settings.py").open("a") as settings:
