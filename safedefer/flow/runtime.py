@@ -1,7 +1,8 @@
 """Everything that deferring and executing need, in one frozen object."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, final
 
@@ -111,6 +112,19 @@ def install_problem(problem: str) -> None:
         _installation.build = None
         _installation.runtime = None
         _installation.problem = problem
+
+
+@contextmanager
+def installed(runtime: Runtime) -> Iterator[None]:
+    """Use another runtime inside the block, in every thread, and afterwards again whatever there was."""
+    with _installation.lock:
+        before = (_installation.build, _installation.runtime)
+        _installation.build, _installation.runtime = (lambda: runtime), runtime
+    try:
+        yield
+    finally:
+        with _installation.lock:
+            _installation.build, _installation.runtime = before
 
 
 def current_runtime() -> Runtime:

@@ -28,7 +28,7 @@ OURS: Final[dict[str, set[str]]] = {
     "migrations": set(),
     "management": {"errors", "core", "flow", "django"},
     "emulator": {"errors", "emulator"},
-    "testing": {"errors", "core", "flow", "api", "django", "testing"},
+    "testing": {"errors", "core", "flow", "api", "django", "emulator", "testing"},
     "mypy_plugin": {"mypy_plugin"},
 }
 """For each layer, the layers of the package that it may import from."""
@@ -60,8 +60,16 @@ NARROWER: Final[dict[str, set[str]]] = {
     "grpc": {"gcp/local_channel.py", "gcp/faults.py"},
     "jwt": {"gcp/oidc.py", "gcp/jwks.py"},
     "cryptography": {"core/keys.py", "gcp/jwks.py", "gcp/oidc.py"},
+    # An application that runs its tests with something else does not have it.
+    "pytest": {"testing/pytest_plugin.py"},
 }
 """Packages that only these modules of the library import (the emulator is on its own)."""
+
+NARROWER_OURS: Final[dict[tuple[str, str], set[str]]] = {
+    # Tests that run in memory load no server.
+    ("testing", "emulator"): {"testing/local_cloud.py"},
+}
+"""Layers of the package that only these modules of a layer import."""
 
 
 class Import(NamedTuple):
@@ -106,7 +114,8 @@ def test_imports_point_one_way(path: Path) -> None:
     for line, target in run_time_imports(path):
         top, _, rest = target.partition(".")
         if top == "safedefer":
-            allowed = rest.partition(".")[0] in OURS[layer]
+            other = rest.partition(".")[0]
+            allowed = other in OURS[layer] and name in NARROWER_OURS.get((layer, other), {name})
         elif top in sys.stdlib_module_names:
             allowed = True
         else:
