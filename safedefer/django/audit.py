@@ -3,12 +3,14 @@
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Final, final
 
 from safedefer.core.audit import AuditEvent, Severity
 from safedefer.django.signals import audit_event_recorded
+from safedefer.errors import Reason
 
 logger: Final = logging.getLogger("safedefer.audit")
 
@@ -29,19 +31,19 @@ class LoggingAudit:
     """AuditSink over the standard logging.
 
     The record's message is one line of `name=value`; its attribute `audit` is a dict, for formatters that write
-    structured logs. Refusals of callers without a valid token are limited to 60 a minute, so that nobody on the
-    internet can fill the log; the next one that is logged says how many were left out.
+    structured logs. Refusals of callers without a valid token are limited to 60 a minute and reason, so that nobody
+    on the internet can fill the log, or hide an outage in it; the next one that is logged says how many were left out.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._minute_ends = float("-inf")
-        self._anonymous = 0
+        self._anonymous: Counter[Reason] = Counter()
         self._left_out = 0
 
     def emit(self, event: AuditEvent) -> None:
         """Record one event."""
-        if event.actor is None and not event.accepted and self._is_flood():
+        if event.actor is None and not event.accepted and self._is_flood(event.reason):
             return
         level = _LEVELS[event.severity]
         if logger.isEnabledFor(level):
@@ -56,13 +58,13 @@ class LoggingAudit:
         line = " ".join(f"{name}={_plain(value)}" for name, value in known.items())
         logger.log(level, "safedefer %s", line, extra={"audit": known})
 
-    def _is_flood(self) -> bool:
+    def _is_flood(self, reason: Reason) -> bool:
         now = self._now()
         if now >= self._minute_ends:
             self._minute_ends = now + _MINUTE
-            self._anonymous = 0
-        self._anonymous += 1
-        if self._anonymous > _ANONYMOUS_PER_MINUTE:
+            self._anonymous.clear()
+        self._anonymous[reason] += 1
+        if self._anonymous[reason] > _ANONYMOUS_PER_MINUTE:
             self._left_out += 1
             return True
         return False

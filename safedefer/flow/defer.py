@@ -27,6 +27,7 @@ from safedefer.errors import (
     UnavailableError,
     UsageError,
 )
+from safedefer.flow.calling import log_failure
 from safedefer.flow.current import lineage_of
 from safedefer.flow.outbox import ensure_sweeps
 from safedefer.flow.overflow import remove_overflow, write_overflow
@@ -267,21 +268,23 @@ def record_deferred(runtime: Runtime, call: SealedCall, *, created: bool) -> Def
     claims = call.claims
     if not created:
         discard_overflow(runtime, claims)
-    runtime.audit.emit(
-        AuditEvent(
-            action=Action.DEFER,
-            accepted=True,
-            reason=Reason.DEFERRED,
-            severity=Severity.INFO,
-            detail="" if created else "a task of that name existed already",
-            function=claims.function.name,
-            function_version=claims.function.version,
-            task_id=claims.task_id.hex(),
-            queue=claims.audience.queue,
-            key=runtime.ring.primary.name,
-            body_size_bytes=claims.body.size_bytes,
-        )
+    event = AuditEvent(
+        action=Action.DEFER,
+        accepted=True,
+        reason=Reason.DEFERRED,
+        severity=Severity.INFO,
+        detail="" if created else "a task of that name existed already",
+        function=claims.function.name,
+        function_version=claims.function.version,
+        task_id=claims.task_id.hex(),
+        queue=claims.audience.queue,
+        key=runtime.ring.primary.name,
+        body_size_bytes=claims.body.size_bytes,
     )
+    try:
+        runtime.audit.emit(event)
+    except Exception as error:  # noqa: BLE001  # The task exists: its caller must not take it for failed.
+        log_failure(f"the event of task {event.task_id} could not be recorded", error)
     if not created and call.options.raise_if_exists:
         raise TaskExistsError(
             f"a task named {claims.task_name} exists in queue {claims.audience.queue}, or did recently"

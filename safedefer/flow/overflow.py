@@ -17,7 +17,9 @@ from safedefer.errors import OverflowMissingError, Reason, RecordConflictError, 
 from safedefer.flow.ledger import record_expiry
 
 _CHUNKS_IN_ONE_COMMIT: Final = OVERFLOW_COMMIT_BYTES // OVERFLOW_CHUNK_BYTES
-_SCAN: Final = 4
+_SCAN: Final = {RecordKind.OVERFLOW: 4, RecordKind.DEAD_ENVELOPE: 4}
+"""Records in one page of a scan: those that may be large come a few at a time."""
+_SCAN_OF_SMALL: Final = 200
 _WRITTEN: Final = 1
 _KEPT: Final = 2
 """The versions of a chunk: as it was written, and with the longer life that it has beside a dead letter."""
@@ -105,7 +107,7 @@ def purge_expired(store: RecordStore, kind: RecordKind, now: float) -> Iterator[
         StoreUnavailableError: The store did not answer.
     """
     after = ""
-    while page := store.scan(kind, after=after, limit=_SCAN):
+    while page := store.scan(kind, after=after, limit=_SCAN.get(kind, _SCAN_OF_SMALL)):
         for record in page:
             expired = record.expires_at < now
             if expired:

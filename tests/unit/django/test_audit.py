@@ -201,3 +201,11 @@ def test_receiver_that_fails_keeps_nobody_else_from_hearing(
     finally:
         audit_event_recorded.disconnect(fail)
     assert heard == [RAN]
+
+
+def test_flood_of_strangers_hides_no_outage(lines: pytest.LogCaptureFixture) -> None:
+    audit = LoggingAudit(ManualClock().time)
+    for _ in range(200):
+        audit.emit(REFUSED)
+    audit.emit(replace(REFUSED, reason=Reason.TOKEN_KEYS_UNAVAILABLE, severity=Severity.WARNING))
+    assert "reason=token_keys_unavailable" in lines.records[-1].getMessage()

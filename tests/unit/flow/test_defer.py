@@ -241,3 +241,10 @@ def test_sealed_call_shows_nothing_in_its_repr(ports: Ports, runtime: Runtime) -
     function = runtime.registry.find(FunctionName("shop.note"), 1)
     call = seal_call(runtime, function, TaskOptions(), ("canary",), {})
     assert "canary" not in repr(call)
+
+
+def test_task_that_was_sent_is_told_as_sent_whatever_becomes_of_its_event(ports: Ports, runtime: Runtime) -> None:
+    ports.audit.fails_from = 0
+    handle = send(runtime)
+    assert handle.created
+    assert [task.name for task in ports.sender.sent] == [handle.task_name]
