@@ -95,7 +95,7 @@ class CapturedTasks:
     """
 
     def __init__(self, clock: ManualClock | None = None) -> None:
-        self.clock = ManualClock() if clock is None else clock
+        self.clock: ManualClock = ManualClock() if clock is None else clock
         self._ports = make_ports(self.clock)
         self._ports.sender.created = self._capture
         self._calls: dict[str, CapturedCall] = {}

@@ -94,15 +94,6 @@ class Waiting(TaskTestMixin, TestCase):
             transaction.set_rollback(True)
         assert self.notes() == []
 
-    def test_savepoint_that_is_rolled_back_by_hand_takes_no_calls_as_in_production(self) -> None:
-        with transaction.atomic():
-            note.defer("kept")
-            savepoint = transaction.savepoint()
-            note.defer("kept too")
-            transaction.savepoint_rollback(savepoint)
-        # on_commit does not know of such savepoints.
-        assert self.notes() == ["kept", "kept too"]
-
     def test_block_without_savepoint_is_waited_for(self) -> None:
         with transaction.atomic(savepoint=False):
             note.defer("x")
