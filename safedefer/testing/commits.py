@@ -6,6 +6,7 @@ Django has forgotten it, and so it is here. Where the tests' framework opens no 
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from itertools import takewhile
 from typing import final
@@ -24,7 +25,7 @@ class CommitsInTests:
     def __init__(self) -> None:
         self._django = DjangoCommitHook()
         self._lock = threading.Lock()
-        self._waiting: list[_Waiting] = []
+        self._blocks: list[_Block] = []
 
     def in_transaction(self, using: str) -> bool:
         """Whether the code under test has an atomic block open on the alias."""
@@ -38,36 +39,42 @@ class CommitsInTests:
         if not connection.in_atomic_block or depth is None:
             action()
             return
-        waiting = _Waiting(connection, depth, action)
+        waiting = _Waiting(action)
         # Django forgets it when a block around it is rolled back, and calls it after a real commit.
         transaction.on_commit(waiting, using=using)
         if depth > 0:
             with self._lock:
-                self._waiting.append(waiting)
+                self._block_of(connection, depth).waiting.append(waiting)
 
     def settle(self) -> None:
         """Call what waited for blocks that have ended well by now, in the order in which it came."""
         while (ready := self._take()) is not None:
             ready()
 
+    def _block_of(self, connection: BaseDatabaseWrapper, depth: int) -> "_Block":
+        for block in self._blocks:
+            if block.connection is connection and block.is_open():
+                return block
+        self._blocks.append(_Block(connection, depth))
+        return self._blocks[-1]
+
     def _take(self) -> "_Waiting | None":
         with self._lock:
-            self._waiting = [waiting for waiting in self._waiting if waiting.is_awaited()]
-            for index, waiting in enumerate(self._waiting):
-                if not waiting.is_open():
-                    return self._waiting.pop(index)
+            for block in list(self._blocks):
+                if block.is_open():
+                    continue
+                ready = block.take()
+                if ready is not None:
+                    return ready
+                self._blocks.remove(block)
         return None
 
 
 @final
 class _Waiting:
-    """An action that waits for the end of a block, and is called once, whoever calls it."""
+    """An action that is called once, whoever calls it: this module, Django, or a test that captures callbacks."""
 
-    def __init__(self, connection: BaseDatabaseWrapper, depth: int, action: Callable[[], object]) -> None:
-        self._connection = connection
-        self._depth = depth
-        self._block = connection.atomic_blocks[depth]
-        self._savepoint = _savepoint(connection, depth)
+    def __init__(self, action: Callable[[], object]) -> None:
         self._action = action
         self._called = False
 
@@ -76,21 +83,46 @@ class _Waiting:
             self._called = True
             self._action()
 
+
+@final
+class _Block:
+    """An outermost block of the code under test, and what waits for its end.
+
+    Attributes:
+        connection: Whose block it is.
+        waiting: In the order in which it came.
+    """
+
+    def __init__(self, connection: BaseDatabaseWrapper, depth: int) -> None:
+        self.connection = connection
+        self.waiting: deque[_Waiting] = deque()
+        self._depth = depth
+        self._block = connection.atomic_blocks[depth]
+        self._savepoint = _savepoint(connection, depth)
+        self._has_ended = False
+
     def is_open(self) -> bool:
-        """Whether the block has not ended yet. One Atomic may be used for several blocks; each has its savepoint."""
-        blocks = self._connection.atomic_blocks
+        """Whether it has not ended yet. One Atomic may be used for several blocks; each has its savepoint."""
+        blocks = self.connection.atomic_blocks
         return (
             len(blocks) > self._depth
             and blocks[self._depth] is self._block
-            and _savepoint(self._connection, self._depth) == self._savepoint
+            and _savepoint(self.connection, self._depth) == self._savepoint
         )
 
-    def is_awaited(self) -> bool:
-        """Whether Django has neither called nor forgotten it."""
-        if self._called or not any(entry[1] is self for entry in self._connection.run_on_commit):
-            return False
+    def take(self) -> _Waiting | None:
+        """The next of what waited, after the end: of that, what Django has not forgotten."""
+        if not self._has_ended:
+            self._has_ended = True
+            self.waiting = deque(self._remembered())
+        return self.waiting.popleft() if self.waiting else None
+
+    def _remembered(self) -> list[_Waiting]:
         # Without a savepoint of its own, a block that fails can be rolled back with the test's block only.
-        return self.is_open() or self._savepoint is not None or not self._connection.needs_rollback
+        if self._savepoint is None and self.connection.needs_rollback:
+            return []
+        known = {id(entry[1]) for entry in self.connection.run_on_commit}
+        return [waiting for waiting in self.waiting if id(waiting) in known]
 
 
 def _outermost(connection: BaseDatabaseWrapper) -> int | None:

@@ -118,14 +118,14 @@ class QueuedTask:
         number: Grows with every task that is created.
         due: When it is to be dispatched, in seconds since 1970.
         failures: Dispatches so far; a task whose dispatch succeeded is gone.
-        answered: Those of them that were answered with anything but an outage.
+        executions: Those of them that were answered with anything but a server error.
     """
 
     task: OutgoingTask
     number: int
     due: float
     failures: int = 0
-    answered: int = 0
+    executions: int = 0
 
     def __repr__(self) -> str:
         return f"<QueuedTask {self.task.queue}/{self.task.name}>"

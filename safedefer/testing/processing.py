@@ -17,6 +17,8 @@ from safedefer.testing.setup import Ports
 _USUAL: Final = RetryOptions()
 _STAYS: Final = frozenset(Verdict) - {Verdict.DONE, Verdict.DROP, Verdict.REISSUE, Verdict.DEAD}
 """After these, Cloud Tasks tries the task again."""
+_SERVER_ERRORS: Final = frozenset({Verdict.FAILED, Verdict.UNAVAILABLE})
+"""What Cloud Tasks does not count among the executions."""
 _MOST_NAMED: Final = 3
 
 
@@ -75,7 +77,7 @@ def dispatch_task(ports: Ports, task: QueuedTask) -> TaskRun:
     )
     if outcome.verdict in _STAYS:
         task.failures += 1
-        task.answered += outcome.verdict is not Verdict.UNAVAILABLE
+        task.executions += outcome.verdict not in _SERVER_ERRORS
         task.due = ports.clock.time() + backoff(task.task.retry or _USUAL, task.failures).total_seconds()
     else:
         ports.sender.remove(task)
@@ -100,7 +102,7 @@ def _make_dispatch(ports: Ports, task: QueuedTask) -> Dispatch:
         queue=task.task.queue,
         task_name=task.task.name,
         retry_count=str(task.failures),
-        execution_count=str(task.answered),
+        execution_count=str(task.executions),
         read=BytesIO(body).read,
     )
 

@@ -24,6 +24,7 @@ from safedefer.testing import (
     TaskFailedError,
     capture_tasks,
 )
+from safedefer.testing.processing import backoff
 from tests.site.shop.models import Customer, Parcel, Trace
 from tests.site.shop.tasks import (
     Color,
@@ -37,11 +38,13 @@ from tests.site.shop.tasks import (
     fail_twice,
     greet,
     greet_or_fail,
+    greet_or_wait,
     keep,
     look_around,
     note,
     pass_by,
     ship,
+    third_time,
 )
 from tests.support.builders import KEY
 
@@ -229,6 +232,41 @@ def test_failure_is_tried_again_until_it_is_given_up(
     deferred_tasks.assert_num_tasks(0)
 
 
+def test_what_the_queue_counts_comes_with_the_dispatch(db: None, deferred_tasks: CapturedTasks) -> None:
+    third_time.defer()
+    deferred_tasks.process_task_queues(failure_behaviour=RETRY)
+    # Cloud Tasks counts no server error as an execution.
+    assert traces() == ["counted 0 0", "counted 1 0", "counted 2 0"]
+
+
+def test_refusal_counts_as_an_execution(db: None, deferred_tasks: CapturedTasks) -> None:
+    customer = Customer.objects.create(name="Ada")
+    greet_or_wait.defer(customer)
+    Customer.objects.all().delete()
+    (run,) = deferred_tasks.process_task_queues(failure_behaviour=DO_NOTHING)
+    assert (run.outcome, run.reason) == ("retry", Reason.REFERENCE_MISSING)
+    assert (queued(deferred_tasks).failures, queued(deferred_tasks).executions) == (1, 1)
+    customer.save()
+    (run,) = deferred_tasks.process_task_queues()
+    assert (run.outcome, run.attempt) == ("done", 2)
+
+
+def test_error_of_one_function_is_not_told_of_the_next(db: None, deferred_tasks: CapturedTasks) -> None:
+    fail.defer("x")
+    note.defer("y")
+    failed, done = deferred_tasks.process_task_queues(failure_behaviour=DO_NOTHING)
+    assert isinstance(failed.error, RuntimeError)
+    assert (done.function, done.error) == ("shop.note", None)
+
+
+def test_backoff_is_that_of_cloud_tasks() -> None:
+    # The example in the service's own reference.
+    policy = RetryOptions(min_backoff=timedelta(seconds=10), max_backoff=timedelta(seconds=300), max_doublings=3)
+    delays = [backoff(policy, failures).total_seconds() for failures in range(1, 10)]
+    assert delays == [10, 20, 40, 80, 160, 240, 300, 300, 300]
+    assert backoff(RetryOptions(max_doublings=1_000), 10_000) == timedelta(hours=1)
+
+
 def test_last_attempt_is_a_failure_too(db: None, deferred_tasks: CapturedTasks) -> None:
     fail_twice.options(retry_options=RetryOptions(max_attempts=1)).defer("x")
     with pytest.raises(TaskFailedError, match="ended as dead: function_failed"):
@@ -254,7 +292,8 @@ def test_function_that_asks_to_come_again_does_and_is_one_call(
     runs = deferred_tasks.process_task_queues()
     assert [run.outcome for run in runs] == ["reissue", "done"]
     assert traces() == ["again x 1 0", "again x 2 0"]
-    assert len(deferred_tasks.calls) == 1
+    (call,) = deferred_tasks.calls
+    assert call.schedule_time is None
 
 
 def test_dropped_call_is_no_failure(db: None, deferred_tasks: CapturedTasks) -> None:

@@ -9,7 +9,7 @@ from django.db import IntegrityError, transaction
 from django.test import SimpleTestCase, TestCase, TransactionTestCase
 
 from safedefer import adefer, defer_many
-from safedefer.errors import InvalidOptionError
+from safedefer.errors import InvalidOptionError, TaskExistsError
 from safedefer.testing import TaskFailedBehaviour, TaskFailedError, TaskTestMixin
 from tests.site.shop.models import Badge, Customer, Trace
 from tests.site.shop.tasks import anote, fail, greet, note
@@ -148,12 +148,33 @@ class Waiting(TaskTestMixin, TestCase):
             assert self.notes() == []
         assert self.notes() == ["0", "1", "2"]
 
+    def test_thousand_calls_in_one_block_are_no_matter(self) -> None:
+        with transaction.atomic():
+            for number in range(1_000):
+                note.defer(str(number))
+        assert self.notes() == [str(number) for number in range(1_000)]
+
+    def test_error_of_sending_keeps_the_next_calls(self) -> None:
+        note.options(name="once").defer("1")
+        with transaction.atomic():
+            note.options(name="once", raise_if_exists=True).defer("2")
+            note.defer("3")
+        with pytest.raises(TaskExistsError):
+            self.notes()
+        assert self.notes() == ["1", "3"]
+
     def test_each_alias_has_blocks_of_its_own(self) -> None:
         with transaction.atomic(using="other"):
             note.defer("default")
             note.options(using="other").defer("other")
             assert self.notes() == ["default"]
         assert self.notes() == ["default", "other"]
+        with transaction.atomic():
+            note.defer("outer")
+            with transaction.atomic(using="other"):
+                note.options(using="other").defer("inner")
+            assert self.notes() == ["default", "other", "inner"]
+        assert self.notes() == ["default", "other", "inner", "outer"]
 
     def test_alias_that_there_is_not_is_named(self) -> None:
         with pytest.raises(InvalidOptionError, match="nowhere"):
