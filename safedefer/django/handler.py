@@ -6,6 +6,7 @@ Refusals after the token all look the same from outside: the reason is in the au
 
 import asyncio
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from asgiref.sync import sync_to_async
@@ -23,6 +24,7 @@ from safedefer.flow.dispatch import Dispatch
 from safedefer.flow.execute import handle_dispatch
 from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.runtime import current_runtime
+from safedefer.gcp.per_process import PerProcess
 
 STATUS: Final[Mapping[Verdict, int]] = {
     Verdict.DONE: 204,
@@ -46,6 +48,9 @@ _EXTRA_HEADERS: Final[Mapping[Verdict, Mapping[str, str]]] = {
     Verdict.UNAVAILABLE: {"Retry-After": "10"},
 }
 _MAX_DETAIL: Final = 500
+# Not the event loop's own threads: a dispatch holds one while its coroutine runs, and that may wait for one of those.
+_threads: Final = PerProcess(lambda: ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="safedefer"))
+_MOST_AT_ONCE: Final = 64
 _without_runtime: Final = LoggingAudit()
 
 
@@ -70,7 +75,8 @@ async def async_task_handler(request: HttpRequest) -> HttpResponse:
     Everything else is done in a thread that belongs to this dispatch alone. It goes on to its end when the caller hangs
     up, so that the ledger says what has happened.
     """
-    return await asyncio.shield(sync_to_async(_answer_in_own_thread, thread_sensitive=False)(request))
+    answering = sync_to_async(_answer_in_own_thread, thread_sensitive=False, executor=_threads.get())
+    return await asyncio.shield(answering(request))
 
 
 def _answer_in_own_thread(request: HttpRequest) -> HttpResponse:

@@ -1,6 +1,7 @@
 """The handler under ASGI, where Django reads the whole request before any view."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -144,3 +145,27 @@ async def _hang_up(body: bytes, site: Site) -> None:
     while not site.dispatches():
         await asyncio.wait_for(ended.wait(), 20)
     audit_event_recorded.disconnect(dispatch_uid="hang up")
+
+
+@pytest.mark.parametrize("_both_handlers", ["tests.site.urls_async"], indirect=True)
+def test_coroutines_that_wait_for_the_loops_own_threads_hold_up_nobody(site: Site) -> None:
+    """Each dispatch holds a thread while its coroutine waits for one, as for the address of a host."""
+
+    async def one(body: bytes) -> int:
+        incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        sent: list[Any] = []
+        await incoming.put({"type": "http.request", "body": body})
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await ASGIHandler()(scope_of(site, body), incoming.get, send)
+        return int(sent[0]["status"])
+
+    async def all_at_once() -> list[int]:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+        bodies = [site.seal(tasks.meet_in_threads) for _ in range(2)]
+        return await asyncio.wait_for(asyncio.gather(*map(one, bodies)), 20)
+
+    tasks.meeting.reset()
+    assert asyncio.run(all_at_once()) == [204, 204]
