@@ -1,7 +1,7 @@
 """Many tasks in one call: BatchCreateTasks, a long-running operation that reports each refusal by its place."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from google.api_core import exceptions
@@ -19,11 +19,16 @@ _POLLING: Final = Retry(predicate=lambda _: True, initial=0.02, multiplier=1.5, 
 
 
 def create_batch(
-    client: tasks_v2.CloudTasksClient, parent: str, tasks: Sequence[tasks_v2.Task], retry: Retry, advice: str
+    make_client: Callable[[], tasks_v2.CloudTasksClient],
+    parent: str,
+    tasks: Sequence[tasks_v2.Task],
+    retry: Retry,
+    advice: str,
 ) -> Sequence[bool | SafeDeferError]:
     """Create up to 100 named tasks of one queue.
 
     Args:
+        make_client: Gives the client of this process.
         parent: Full name of the queue.
         retry: How the call is repeated; its request id keeps the service from doing it twice.
         advice: What to do when the service does not answer.
@@ -37,13 +42,14 @@ def create_batch(
     request = tasks_v2.BatchCreateTasksRequest.wrap(message)
     try:
         with creating_task(parent, 0, MAX_INLINE_TASK_BYTES, advice=advice):
-            failed = _wait(client.batch_create_tasks(request=request, retry=retry, timeout=_TRY_SECONDS))
+            operation = make_client().batch_create_tasks(request=request, retry=retry, timeout=_TRY_SECONDS)
+            failed = _wait(operation, len(tasks))
     except SafeDeferError as error:
         return [error] * len(tasks)
     return [_outcome(failed.get(index), parent, task, advice) for index, task in enumerate(tasks)]
 
 
-def _wait(operation: Any) -> dict[int, Any]:
+def _wait(operation: Any, count: int) -> dict[int, Any]:
     """Wait for a batch to end; gives the status of each request that failed.
 
     Raises:
@@ -52,11 +58,14 @@ def _wait(operation: Any) -> dict[int, Any]:
     problem: exceptions.GoogleAPIError | None = None
     try:
         operation.result(timeout=_WAIT_SECONDS, polling=_POLLING)
+    except TimeoutError as error:
+        raise exceptions.DeadlineExceeded("the batch took too long") from error  # type: ignore[no-untyped-call]
     except exceptions.GoogleAPIError as error:
         # Where every request has failed, so has the operation; the reasons are in its metadata all the same.
         problem = error
-    failed = dict(operation.metadata.failed_requests) if operation.done() else {}
-    if problem is not None and not failed:
+    metadata = operation.metadata
+    failed = {} if metadata is None else dict(metadata.failed_requests)
+    if problem is not None and len(failed) < count:
         raise problem
     return failed
 

@@ -143,8 +143,8 @@ class CloudTasksSender:
             raise TypeError("CloudTasksSender sends what it has prepared, one queue at a time")
         if not prepared:
             return []
-        client, messages = self._client.get(), [task.task for task in prepared]
-        return create_batch(client, prepared[0].parent, messages, self._retry, self._advice)
+        messages = [task.task for task in prepared]
+        return create_batch(self._client.get, prepared[0].parent, messages, self._retry, self._advice)
 
 
 def make_client(target: TaskTarget) -> TasksClient:
