@@ -288,7 +288,7 @@ def defer_many(calls: Iterable[Call]) -> list[DeferredTask]:
     Inside a transaction they are sent once it has committed, like those of `defer`.
 
     Args:
-        calls: What `bind` returned, of any functions, queues and options; read one after another.
+        calls: What `bind` returned, of any functions, queues and options; all are read before the first is sent.
     Returns:
         One handle for each call, in their order.
     Raises:

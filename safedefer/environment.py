@@ -32,6 +32,6 @@ def task_retry_count() -> int | None:
 
 
 def task_execution_count() -> int | None:
-    """How often a handler has answered the task before; None outside of one."""
+    """How often a handler has answered the task before, 5xx aside; None outside of one."""
     task = current_task()
     return None if task is None else task.execution_count

@@ -10,13 +10,16 @@ from typing import Final, final
 
 from safedefer.core.claims import Claims
 from safedefer.core.limits import DEAD_LETTER_AGE, DEAD_LETTER_SLOTS
-from safedefer.core.records import MAX_RECORD_BYTES, Change, Delete, Put, RecordKey, RecordKind
+from safedefer.core.records import MAX_RECORD_BYTES, Change, Put, RecordKey, RecordKind
 from safedefer.core.wire import WireError, pack, unpack
 from safedefer.errors import DeadLetterError, Reason
 
 _FIELDS: Final = 9
 _PROBES: Final = 8
 _MAX_TEXT: Final = 500
+_MOST_PARTS: Final = 2
+_MAX_TIME: Final = 253_402_300_799
+"""The last second that a datetime can hold."""
 
 
 @final
@@ -116,9 +119,25 @@ def put_letter(letter: DeadLetter, envelope: bytes) -> list[Change]:
     return [Put(key=letter_key(letter.id), data=_dump(letter), expires_at=expires_at, expected=None), *parts]
 
 
-def delete_letter(letter: DeadLetter) -> list[Change]:
-    """The changes that remove a letter. Its records are written once, so that their version is known."""
-    return [Delete(key=key, expected=1) for key in (letter_key(letter.id), *envelope_keys(letter))]
+def unreadable_letter(letter_id: str) -> DeadLetter:
+    """Stands for a letter whose record cannot be read, so that it can be listed and purged."""
+    return DeadLetter(
+        id=letter_id,
+        reason=Reason.INTERNAL_ERROR,
+        detail="its record cannot be read",
+        buried_at=0,
+        attempts=0,
+        function="",
+        queue="",
+        size_bytes=0,
+        sha256=b"",
+    )
+
+
+def possible_keys(letter_id: str) -> Sequence[RecordKey]:
+    """Every record that a letter of this id may have, whatever its first one says."""
+    parts = [RecordKey(RecordKind.DEAD_ENVELOPE, f"{letter_id}-{index:02d}") for index in range(_MOST_PARTS)]
+    return [letter_key(letter_id), *parts]
 
 
 def letter_key(letter_id: str) -> RecordKey:
@@ -163,7 +182,8 @@ def parse_letter(data: bytes) -> DeadLetter:
         numbers = (buried_at, attempts, size)
         if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
             raise WireError("not a dead letter")
-        if not isinstance(digest, bytes) or not 0 <= size <= 2 * MAX_RECORD_BYTES:
+        bounds = 0 <= size <= _MOST_PARTS * MAX_RECORD_BYTES and 0 <= buried_at <= _MAX_TIME
+        if not isinstance(digest, bytes) or not bounds or not all(text.isprintable() for text in texts):
             raise WireError("not a dead letter")
         return DeadLetter(
             id=letter_id,

@@ -102,9 +102,13 @@ def bury_entry(entry: LedgerEntry | None) -> LedgerEntry:
     return replace(entry, state=LedgerState.DEAD)
 
 
-def release_entry(entry: LedgerEntry, until: int = 0) -> LedgerEntry:
-    """The entry of a task that is to run again: the next dispatch may claim it, at once or from `until` on."""
-    return replace(entry, lease_until=until)
+def release_entry(entry: LedgerEntry, until: int = 0, *, executed: bool = True) -> LedgerEntry:
+    """The entry of a task that is to run again: the next dispatch may claim it, at once or from `until` on.
+
+    Args:
+        executed: Whether this was an attempt; not, where something failed before the function was called.
+    """
+    return replace(entry, lease_until=until, attempts=entry.attempts if executed else entry.attempts - 1)
 
 
 _FIELDS: Final = 4

@@ -32,10 +32,11 @@ class WaitingCall:
 @final
 @dataclass(slots=True)
 class SweepMemory:
-    """Which sweeps this process has seen to."""
+    """Which sweeps this process has seen to, and when it may try again after one could not be made."""
 
     buckets: dict[timedelta, int] = field(default_factory=dict)
     looked: int = 0
+    not_before: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def is_new(self, length: timedelta, bucket: int) -> bool:

@@ -2,12 +2,13 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, final
 
-from django.db import DatabaseError, InterfaceError, connections, router
+from django.db import connections, router
 from django.db.models import QuerySet
 
 from safedefer.core.outbox import WaitingCall
@@ -17,6 +18,7 @@ from safedefer.errors import StoreUnavailableError
 
 logger: Final = logging.getLogger("safedefer.outbox")
 _TABLE: Final = "safedefer_outboxcall"
+_ABSENT_SECONDS: Final = 30.0
 
 
 @final
@@ -25,7 +27,8 @@ class DjangoOutbox:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._tables: dict[str, bool] = {}
+        self._present: set[str] = set()
+        self._absent_until: dict[str, float] = {}
 
     def put(self, using: str, task_id: str, envelope: bytes, now: int) -> bool:
         """Write a row in the transaction that is open."""
@@ -58,8 +61,10 @@ class DjangoOutbox:
         """Lease rows, each by a conditional update, so that no two relays get the same."""
         until = now + int(lease.total_seconds())
         found: list[WaitingCall] = []
-        for using in self._aliases():
+        for using in connections:
             with _each_alone(using):
+                if not self._has_table(using):
+                    continue
                 for row in _due(using, older_than).filter(leased_until__lte=now).order_by("created_at")[:limit]:
                     mine = OutboxCall.objects.using(using).filter(pk=row.pk, leased_until=row.leased_until)
                     if mine.update(leased_until=until):
@@ -68,36 +73,50 @@ class DjangoOutbox:
 
     def is_waiting(self, *, older_than: int) -> bool:
         """Whether any alias has such a row."""
-        for using in self._aliases():
+        for using in connections:
             with _each_alone(using):
-                if _due(using, older_than).exists():
+                if self._has_table(using) and _due(using, older_than).exists():
                     return True
         return False
 
-    def _aliases(self) -> list[str]:
-        return [using for using in connections if self._has_table(using)]
-
     def _has_table(self, using: str) -> bool:
-        """Whether the table is there: asked once, since a failing insert would spoil the caller's transaction."""
+        """Whether the table is there: asked before, since a failing insert would spoil the caller's transaction.
+
+        Only what was seen is remembered for good: it may be migrated while this process runs.
+        """
+        now = time.monotonic()
         with self._lock:
-            known = self._tables.get(using)
-        if known is not None:
-            return known
-        found = router.allow_migrate_model(using, OutboxCall) and has_table(using)
+            if using in self._present or now < self._absent_until.get(using, now):
+                return using in self._present
+        found = router.allow_migrate_model(using, OutboxCall) and look_for_table(using)
+        with self._lock:
+            if found:
+                self._present.add(using)
+            else:
+                self._absent_until[using] = now + _ABSENT_SECONDS
         if not found:
-            logger.info(
-                "the database %r has no outbox: calls deferred in its transactions are sent after commit", using
-            )
-        with self._lock:
-            self._tables[using] = found
+            logger.info("database %r has no outbox; calls of its transactions are sent after commit", using)
         return found
 
 
-def has_table(using: str, name: str = _TABLE) -> bool:
-    """Whether a database has a table, by default the outbox's; one that does not answer, or cannot say, has not."""
+def look_for_table(using: str, name: str = _TABLE) -> bool:
+    """Whether a database has a table, by default the outbox's; one that cannot say has not.
+
+    Raises:
+        StoreUnavailableError: The database did not answer.
+    """
     try:
-        return name in connections[using].introspection.table_names()
-    except (DatabaseError, InterfaceError, NotImplementedError):
+        with translated("look for"):
+            return name in connections[using].introspection.table_names()
+    except NotImplementedError:
+        return False
+
+
+def has_table(using: str, name: str = _TABLE) -> bool:
+    """The same, where a database that does not answer counts as one without it."""
+    try:
+        return look_for_table(using, name)
+    except StoreUnavailableError:
         return False
 
 

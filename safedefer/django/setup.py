@@ -109,6 +109,7 @@ def build_runtime(settings: Settings) -> Runtime:
         audit=LoggingAudit(),
         failures=SignalFailures(),
         records=records,
+        records_using=records.using if isinstance(records, OrmRecords) else None,
         ledger=Ledger(records, clock),
         clock=clock,
         inline_limit_bytes=settings.inline_limit_bytes,

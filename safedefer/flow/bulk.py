@@ -11,9 +11,8 @@ from safedefer.core.limits import MAX_BATCH_BYTES, MAX_BATCH_TASKS
 from safedefer.core.names import TASK_ID_BYTES, QueueName, TaskId
 from safedefer.core.options import TaskOptions
 from safedefer.errors import ConfigurationError, PartlyDeferredError, SafeDeferError, TaskExistsError, UsageError
-from safedefer.flow.defer import DeferredTask, SealedCall, discard_overflow, record_deferred, seal_call
+from safedefer.flow.defer import DeferredTask, SealedCall, discard_overflow, keep_body, record_deferred, seal_call
 from safedefer.flow.outbox import ensure_sweeps
-from safedefer.flow.overflow import write_overflow
 from safedefer.flow.runtime import Runtime
 
 logger: Final = logging.getLogger("safedefer.defer")
@@ -66,8 +65,10 @@ def defer_calls(runtime: Runtime, calls: Iterable[Call]) -> list[DeferredTask]:
     Raises:
         PartlyDeferredError: Some were not deferred; it has what became of each.
     """
+    # All are there before the first is sealed: code that makes them may open and end transactions of its own.
+    given = list(calls)
     sending = _Sending(runtime)
-    for call in calls:
+    for call in given:
         sending.add(call)
     return sending.finish()
 
@@ -128,8 +129,7 @@ class _Sending:
             task_id=call.task_id,
             surroundings=self._surroundings,
         )
-        if sealed.overflow is not None:
-            write_overflow(self._runtime.records, sealed.claims, sealed.overflow)
+        keep_body(self._runtime, sealed)
         return sealed
 
     def _close(self, key: tuple[QueueName, str | None]) -> None:
@@ -146,9 +146,10 @@ class _Sending:
         runtime = self._runtime
         now = int(runtime.clock.time())
         sealed = [call for _, call in calls]
-        entries = [(call.claims.task_id.hex(), call.task.envelope) for call in sealed]
+        # A call that was given twice is one row, as it is one task.
+        entries = {call.claims.task_id.hex(): call.task.envelope for call in sealed}
         try:
-            waits = runtime.outbox.put_many(using, entries, now)
+            waits = runtime.outbox.put_many(using, list(entries.items()), now)
         except SafeDeferError as error:
             for index, _ in calls:
                 self._end(index, error)

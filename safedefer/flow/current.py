@@ -19,7 +19,7 @@ class CurrentTask:
         name: Name of the Cloud Tasks task that brought the call; another one after a reissue.
         attempt: Which execution of the call this is, counted from 1 by the ledger; without one, by the queue.
         retry_count: Failed dispatches of this Cloud Tasks task before this one.
-        execution_count: Those of them that were answered, with anything but 503.
+        execution_count: Those of them that were answered, and with no 5xx.
         deadline: When the queue gives up waiting for the answer.
     """
 

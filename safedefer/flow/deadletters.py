@@ -6,18 +6,19 @@ from typing import Final
 from safedefer.core.claims import Claims
 from safedefer.core.deadletter import (
     DeadLetter,
-    delete_letter,
     envelope_keys,
     letter_key,
     make_letter,
     parse_letter,
+    possible_keys,
     put_letter,
     slots_of,
+    unreadable_letter,
 )
 from safedefer.core.ledger import Finished
 from safedefer.core.limits import DEAD_LETTER_AGE
 from safedefer.core.ports import RecordStore
-from safedefer.core.records import RecordKind
+from safedefer.core.records import Delete, Record, RecordKind
 from safedefer.errors import DeadLetterError, LeaseLostError, Reason, RecordConflictError, StoreUnavailableError
 from safedefer.flow.ledger import Lease, Standing
 from safedefer.flow.overflow import keep_overflow
@@ -75,7 +76,7 @@ def bury_envelope(runtime: Runtime, envelope: bytes, *, reason: Reason, detail: 
             runtime.records.commit(put_letter(letter, envelope))
         except RecordConflictError:
             record = runtime.records.get([letter_key(slot)]).get(letter_key(slot))
-            if record is not None and parse_letter(record.data).sha256 == letter.sha256:
+            if record is not None and _read(record).sha256 == letter.sha256:
                 return
         else:
             return
@@ -83,34 +84,38 @@ def bury_envelope(runtime: Runtime, envelope: bytes, *, reason: Reason, detail: 
 
 
 def list_letters(store: RecordStore) -> Iterator[DeadLetter]:
-    """All dead letters, in the order of their ids.
+    """All dead letters, in the order of their ids; one that cannot be read says so.
 
     Raises:
-        DeadLetterError: A record cannot be read.
         StoreUnavailableError: The store did not answer.
     """
     after = ""
     while page := store.scan(RecordKind.DEAD, after=after, limit=_PAGE):
         for record in page:
-            yield parse_letter(record.data)
+            yield _read(record)
         after = page[-1].key.id
+
+
+def _read(record: Record) -> DeadLetter:
+    try:
+        letter = parse_letter(record.data)
+    except DeadLetterError:
+        return unreadable_letter(record.key.id)
+    return letter if letter.id == record.key.id else unreadable_letter(record.key.id)
 
 
 def find_letter(store: RecordStore, letter_id: str) -> DeadLetter:
     """What is known of one letter.
 
     Raises:
-        DeadLetterError: There is none, or its record cannot be read.
+        DeadLetterError: There is none.
         StoreUnavailableError: The store did not answer.
     """
     key = letter_key(letter_id)
     record = store.get([key]).get(key)
     if record is None:
         raise DeadLetterError("there is no such dead letter")
-    letter = parse_letter(record.data)
-    if letter.id != letter_id:
-        raise DeadLetterError("the record of this dead letter is another one's; purge it")
-    return letter
+    return _read(record)
 
 
 def read_envelope(store: RecordStore, letter: DeadLetter) -> bytes:
@@ -128,14 +133,16 @@ def read_envelope(store: RecordStore, letter: DeadLetter) -> bytes:
     return b"".join(records[key].data for key in keys)
 
 
-def remove_letter(store: RecordStore, letter: DeadLetter) -> None:
-    """Remove a letter; what is not there is no matter.
+def remove_letter(store: RecordStore, letter_id: str) -> None:
+    """Remove a letter with all its records; what is not there is no matter.
 
     Raises:
-        StoreUnavailableError: The store did not answer.
+        StoreUnavailableError: The store did not answer, or somebody else is at it.
     """
-    for change in delete_letter(letter):
-        try:
-            store.commit([change])
-        except RecordConflictError:
-            continue
+    found = store.get(possible_keys(letter_id))
+    if not found:
+        return
+    try:
+        store.commit([Delete(key=key, expected=record.version) for key, record in found.items()])
+    except RecordConflictError:
+        raise StoreUnavailableError("somebody else has just changed this dead letter; look again") from None

@@ -100,12 +100,29 @@ def defer_call(
         TaskExistsError: A task of that name exists and the caller asked to be told.
     """
     call = seal_call(runtime, function, options, args, kwargs)
-    if call.overflow is not None:
-        write_overflow(runtime.records, call.claims, call.overflow)
+    keep_body(runtime, call)
     if runtime.commits.in_transaction(options.using):
         send_after_commit(runtime, call)
         return call.result(created=None)
     return send_call(runtime, call)
+
+
+def keep_body(runtime: Runtime, call: SealedCall) -> None:
+    """Write the body of a call that is kept outside its task.
+
+    Raises:
+        InvalidOptionError: It would be part of a transaction that the call does not wait for.
+        StoreUnavailableError: The store did not take it.
+    """
+    if call.overflow is None:
+        return
+    store = runtime.records_using
+    if store not in (None, call.options.using) and runtime.commits.in_transaction(store):
+        raise InvalidOptionError(
+            f"the arguments are too large for a task and would be part of the open transaction of {store!r}, for which "
+            f"the call does not wait; give _using={store!r}, or defer outside of that transaction"
+        )
+    write_overflow(runtime.records, call.claims, call.overflow)
 
 
 def send_after_commit(runtime: Runtime, call: SealedCall) -> None:
@@ -265,9 +282,8 @@ def record_deferred(runtime: Runtime, call: SealedCall, *, created: bool) -> Def
     Raises:
         TaskExistsError: One existed, and the caller asked to be told.
     """
+    # A task of that name may be this very one, whose first create was answered too late: its stored body stays.
     claims = call.claims
-    if not created:
-        discard_overflow(runtime, claims)
     event = AuditEvent(
         action=Action.DEFER,
         accepted=True,

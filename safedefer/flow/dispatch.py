@@ -48,7 +48,7 @@ class Dispatch:
 
     @property
     def executions(self) -> int | None:
-        """Those of them that were answered."""
+        """Those of them that were answered, and with no 5xx."""
         return _count(self.execution_count)
 
 

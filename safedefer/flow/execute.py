@@ -5,6 +5,7 @@ that carries the tag; nothing is executed before everything was checked.
 """
 
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
@@ -115,14 +116,14 @@ def _settle(runtime: Runtime, dispatch: Dispatch, progress: _Progress, outcome: 
     except AlreadyExecutedError as error:
         return Outcome(judge(error.reason)[0], error.reason)
     except LeaseLostError:
-        return Outcome(Verdict.RETRY, outcome.reason)
+        outcome = Outcome(Verdict.RETRY, outcome.reason)
     except UnavailableError as error:
         # What cannot be kept must stay in the queue: the outcome is answered as it stands, and comes again.
         logger.warning("a call could not be kept as a dead letter: %s", error)
     except Exception as error:  # noqa: BLE001  # Likewise.
         log_failure("a call could not be kept as a dead letter", error)
     if attempted.lease is not None:
-        _give_back(runtime, attempted.lease)
+        _give_back(runtime, attempted.lease, executed=attempted.executed)
     return outcome
 
 
@@ -165,13 +166,12 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
 
     # 6. It is meant for this handler, came through the queue it was signed for, and its time is now.
     runtime.policy.check_audience(claims, dispatch.queue)
-    attempted.verified = envelope
-    _check_times(runtime, claims, data)
-
-    # A sweep calls no function: it sends what is sealed already. Only this library signs one.
+    # A sweep calls no function: it sends what is sealed already, early or late. Only this library signs one.
     if claims.type is TaskType.SWEEP:
         report = run_sweep(runtime)
         return Reason.SWEPT, f"{report.sent} sent, {report.buried} given up, {report.left} left"
+    attempted.verified = envelope
+    _check_times(runtime, claims, data)
 
     # 7. The function is registered; its parameters may have changed since, which decoding decides.
     function = runtime.registry.find(claims.function.name, claims.function.version)
@@ -201,6 +201,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
         note = _note(function, envelope)
         runtime.audit.emit(replace(progress.event, accepted=True, reason=note, severity=Severity.INFO))
         task = describe_task(runtime, claims, dispatch, attempted.number)
+        attempted.executed = True
         call_function(runtime, function, body, arguments, task)
     except FunctionFailedError as failure:
         match failure.__cause__:
@@ -208,10 +209,11 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
                 _finish(runtime, attempted, claims)
                 return Reason.DROPPED, drop.reason
             case Retry() as retry if not attempted.is_last(runtime.clock.time()):
-                raise _postponed(runtime, attempted, claims, data, retry) from None
+                raise _postponed(runtime, attempted, claims, data, retry.after) from None
             case cause:
                 return Reason.FUNCTION_FAILED, type(cause).__name__
     except ReferenceMissingError as error:
+        attempted.executed = True  # The function's own policy decides on it, and its attempts bound it.
         if error.detail == "drop":
             _finish(runtime, attempted, claims)
         raise
@@ -263,9 +265,15 @@ def _check_standing(runtime: Runtime, claim: Claim | Lease, claims: Claims, data
             return None
 
 
-def _postponed(runtime: Runtime, attempted: Attempted, claims: Claims, data: bytes, retry: Retry) -> _LaterError:
-    """The function asks to be called again later: until then nobody may claim the task."""
-    at = runtime.clock.time() + retry.after.total_seconds()
+def _postponed(runtime: Runtime, attempted: Attempted, claims: Claims, data: bytes, after: timedelta) -> _LaterError:
+    """The function asks to be called again later: until then nobody may claim the task.
+
+    Raises:
+        ClaimsError: `EXPIRED`: by then it may not run any more.
+    """
+    at = runtime.clock.time() + after.total_seconds()
+    if at > claims.expires_at:
+        raise ClaimsError(Reason.EXPIRED, "asked to run again after its expiry")
     if attempted.lease is None:
         mark = f"again at {at}"
     else:
@@ -292,9 +300,9 @@ def _finish(runtime: Runtime, attempted: Attempted, claims: Claims) -> None:
         discard_overflow(runtime, claims)
 
 
-def _give_back(runtime: Runtime, lease: Lease) -> None:
+def _give_back(runtime: Runtime, lease: Lease, *, executed: bool) -> None:
     try:
-        runtime.ledger.release(lease)
+        runtime.ledger.release(lease, executed=executed)
     except UnavailableError as error:
         # The lease ends by itself, or is another worker's already: the next dispatch waits for its end.
         log_failure("a lease could not be given back", error)

@@ -1,6 +1,6 @@
 """When a call is given up, and that it is kept then: no task ends without having run, or having been kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, final
 
@@ -18,6 +18,7 @@ from safedefer.flow.runtime import Runtime
 _SKEW: Final = frozenset(
     {
         Reason.KEY_UNKNOWN,
+        Reason.ISSUED_IN_FUTURE,
         Reason.TYPE_UNSUPPORTED,
         Reason.OVERFLOW_MISSING,
         Reason.FUNCTION_UNKNOWN,
@@ -38,12 +39,14 @@ class Attempted:
         verified: The same, once its signature and its audience were accepted.
         lease: The lease that is held.
         number: Which attempt this is: by the queue, then by the ledger.
+        executed: Whether the function was called, or what it is called with is gone.
     """
 
-    envelope: bytes | None = None
+    envelope: bytes | None = field(default=None, repr=False)  # It holds the arguments.
     verified: VerifiedEnvelope | None = None
     lease: Lease | None = None
     number: int = 1
+    executed: bool = False
 
     def take(self, lease: Lease) -> None:
         """Hold a lease; the ledger counts the attempts from here on."""

@@ -126,16 +126,17 @@ class Ledger:
             else:
                 return
 
-    def release(self, lease: Lease, until: int = 0) -> None:
+    def release(self, lease: Lease, until: int = 0, *, executed: bool = True) -> None:
         """Give the lease back, so that the next dispatch need not wait for its end.
 
         Args:
             until: Seconds since 1970 before which nobody may claim the task.
+            executed: Whether this counts as an attempt.
         Raises:
             LeaseLostError: The lease was over and another worker has claimed the task.
             StoreUnavailableError: The store did not answer; the lease ends by itself.
         """
-        self._write(replace(lease, entry=release_entry(lease.entry, until)))
+        self._write(replace(lease, entry=release_entry(lease.entry, until, executed=executed)))
 
     def burial(self, claims: Claims, held: Lease | Standing) -> Put:
         """The change that marks a task as given up, for the commit that keeps its dead letter.

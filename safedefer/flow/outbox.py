@@ -14,7 +14,14 @@ from safedefer.core.audit import Action, AuditEvent, Severity
 from safedefer.core.claims import Claims, Delivery, FunctionRef, Lineage, Storage, TaskType
 from safedefer.core.envelope import parse_envelope
 from safedefer.core.ledger import Claimed
-from safedefer.core.limits import DEFAULT_DISPATCH_DEADLINE, OUTBOX_AGE, OUTBOX_DELAY, SWEEP_BUCKET, SWEEP_LONG_BUCKET
+from safedefer.core.limits import (
+    DEFAULT_DISPATCH_DEADLINE,
+    MAX_REQUEST_BYTES,
+    OUTBOX_AGE,
+    OUTBOX_DELAY,
+    SWEEP_BUCKET,
+    SWEEP_LONG_BUCKET,
+)
 from safedefer.core.names import TASK_ID_BYTES, FunctionName, TaskId, TaskName
 from safedefer.core.outbox import WaitingCall
 from safedefer.core.pae import encode_pieces
@@ -28,6 +35,7 @@ from safedefer.errors import (
     UnavailableError,
     UsageError,
 )
+from safedefer.flow.calling import log_failure
 from safedefer.flow.deadletters import bury_call, bury_envelope
 from safedefer.flow.runtime import Runtime
 from safedefer.flow.tasks import make_task
@@ -37,6 +45,7 @@ logger: Final = logging.getLogger("safedefer.outbox")
 SWEEP: Final = FunctionRef(name=FunctionName("safedefer.sweep"), version=0, fingerprint=bytes(FINGERPRINT_BYTES))
 """What the claims of a sweep call its function. Nothing is registered under it."""
 _NO_BODY: Final = b""
+_OF_ANOTHER: Final = frozenset({Reason.KEY_UNKNOWN, Reason.TYPE_UNSUPPORTED, Reason.AUDIENCE_MISMATCH})
 _PAGE: Final = 20
 _LEASE: Final = timedelta(minutes=1)
 _NAME_DIGITS: Final = 40
@@ -76,6 +85,9 @@ def relay_waiting(runtime: Runtime, *, older_than: timedelta = OUTBOX_DELAY) -> 
                 # The lease on the row ends by itself; the next sweep tries again.
                 logger.warning("call %s waits on in the outbox: %s", call.task_id, error)
                 report.left += 1
+            except Exception as error:  # noqa: BLE001  # One row must not keep those behind it waiting.
+                log_failure(f"call {call.task_id} waits on in the outbox", error)
+                report.left += 1
     return report
 
 
@@ -85,7 +97,12 @@ def _relay(runtime: Runtime, call: WaitingCall, report: RelayReport) -> None:
         claims = envelope.claims
         runtime.policy.check_audience(claims, claims.audience.queue)
     except RejectedError as error:
-        bury_envelope(runtime, call.envelope, reason=error.reason, detail="in the outbox", queue=None)
+        if error.reason in _OF_ANOTHER and runtime.clock.time() - call.created_at < OUTBOX_AGE.total_seconds():
+            # Another revision, or another service on this database, knows what to do with it.
+            report.left += 1
+            return
+        sealed = call.envelope[:MAX_REQUEST_BYTES]  # Nothing that this library seals is longer.
+        bury_envelope(runtime, sealed, reason=error.reason, detail="in the outbox", queue=None)
         _settle(runtime, call, None, error.reason, Severity.CRITICAL)
         report.buried += 1
         return
@@ -137,14 +154,20 @@ def ensure_sweeps(runtime: Runtime) -> None:
 
     It never fails: what is lost then is a sweep, which any later call makes again.
     """
+    now = runtime.clock.time()
+    if now < runtime.sweeps.not_before:
+        return
     for length in (SWEEP_BUCKET, SWEEP_LONG_BUCKET):
-        bucket = int(runtime.clock.time() // length.total_seconds())
+        bucket = int(now // length.total_seconds())
         if runtime.sweeps.is_new(length, bucket):
             try:
                 _create_sweep(runtime, length, bucket)
             except SafeDeferError as error:
                 runtime.sweeps.forget(length)
+                # This is the caller's open transaction: a service that is down must not hold up every one of them.
+                runtime.sweeps.not_before = now + SWEEP_BUCKET.total_seconds()
                 logger.warning("a sweep of the outbox could not be created: %s", error)
+                return
 
 
 def tend_outbox(runtime: Runtime) -> None:

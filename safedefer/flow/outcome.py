@@ -66,14 +66,14 @@ _VERDICTS: Final[Mapping[Reason, tuple[Verdict, Severity]]] = {
     Reason.CLAIMS_MALFORMED: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.AUDIENCE_MISMATCH: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.QUEUE_MISMATCH: (Verdict.REFUSED, Severity.CRITICAL),
-    Reason.ISSUED_IN_FUTURE: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.LIFETIME_TOO_LONG: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.BODY_LENGTH: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.BODY_DIGEST: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.BODY_MALFORMED: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.BODY_LIMITS: (Verdict.REFUSED, Severity.CRITICAL),
     Reason.EXPIRED: (Verdict.REFUSED, Severity.WARNING),
-    # Another revision may know what this one does not.
+    # A clock that is wrong is put right; another revision may know what this one does not.
+    Reason.ISSUED_IN_FUTURE: (Verdict.RETRY, Severity.WARNING),
     Reason.KEY_UNKNOWN: (Verdict.RETRY, Severity.WARNING),
     Reason.TYPE_UNSUPPORTED: (Verdict.RETRY, Severity.WARNING),
     # A record that is not there may have been removed by the execution that another worker is about to record.

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Final
 
 from safedefer.core.claims import Claims, Storage
-from safedefer.core.limits import OVERFLOW_CHUNK_BYTES, OVERFLOW_COMMIT_BYTES
+from safedefer.core.limits import MAX_AGE, OVERFLOW_CHUNK_BYTES, OVERFLOW_COMMIT_BYTES, RECORD_RESERVE
 from safedefer.core.names import TaskId
 from safedefer.core.ports import RecordStore
 from safedefer.core.records import Delete, Put, RecordKey, RecordKind
@@ -31,7 +31,7 @@ def write_overflow(store: RecordStore, claims: Claims, body: bytes) -> None:
     Raises:
         StoreUnavailableError: The store did not take it. What it may have taken expires.
     """
-    expires_at = record_expiry(claims)
+    expires_at = _expiry(claims)
     keys = _keys(claims)
     changes = [
         Put(
@@ -46,8 +46,10 @@ def write_overflow(store: RecordStore, claims: Claims, body: bytes) -> None:
         for start in range(0, len(changes), _CHUNKS_IN_ONE_COMMIT):
             store.commit(changes[start : start + _CHUNKS_IN_ONE_COMMIT])
     except RecordConflictError:
-        # The task id is 16 random bytes: nobody else has these names.
-        raise StoreUnavailableError("the store holds records of a task that is new") from None
+        # The names come from 16 random bytes: what is there was written for this call, by an earlier try.
+        found = store.get(keys)
+        if any(change.key not in found or found[change.key].data != change.data for change in changes):
+            raise StoreUnavailableError("the store holds another body of this task") from None
 
 
 def read_overflow(store: RecordStore, claims: Claims) -> bytes:
@@ -117,6 +119,11 @@ def purge_expired(store: RecordStore, kind: RecordKind, now: float) -> Iterator[
                     expired = False  # It was changed since, so that somebody still uses it.
             yield expired
         after = page[-1].key.id
+
+
+def _expiry(claims: Claims) -> int:
+    """For as long as Cloud Tasks may hold the task: one that has expired by then is still kept, with its body."""
+    return max(record_expiry(claims), claims.not_before + int((MAX_AGE + RECORD_RESERVE).total_seconds()))
 
 
 def _keys(claims: Claims) -> list[RecordKey]:

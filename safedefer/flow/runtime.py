@@ -45,6 +45,7 @@ class Runtime:
         policy: Who this handler is.
         default_queue: The queue of a call that names none.
         producer: What the claims say of this service.
+        records_using: Database alias that the records are kept on; None where it is no database of Django's.
         default_route: Where tasks run that do not say: on App Engine, the running version.
         inline_limit_bytes: Largest serialized task that is sent.
         body_cap_bytes: Largest encoded body.
@@ -69,6 +70,7 @@ class Runtime:
     audit: AuditSink
     failures: FailureSink
     records: RecordStore
+    records_using: str | None
     ledger: Ledger
     clock: Clock
     inline_limit_bytes: int = MAX_INLINE_TASK_BYTES

@@ -10,13 +10,14 @@ from datetime import timedelta
 import pytest
 from asgiref.sync import async_to_sync
 from django.core.management import CommandError, call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 from safedefer import adefer, defer
 from safedefer.core.limits import OUTBOX_DELAY
+from safedefer.core.records import RecordKind
 from safedefer.django.models import OutboxCall
 from safedefer.django.outbox import DjangoOutbox, NoOutbox
-from safedefer.errors import InvalidOptionError, QueueUnavailableError
+from safedefer.errors import InvalidOptionError, QueueUnavailableError, StoreUnavailableError
 from safedefer.flow.outbox import relay_waiting
 from tests.integration.test_many_deliveries import worker_environment
 from tests.site.shop import tasks
@@ -174,6 +175,29 @@ def test_without_its_table_an_alias_has_no_outbox(site: Site) -> None:
             editor.create_model(OutboxCall)
 
 
+class Silent:
+    """A database that does not answer."""
+
+    def __call__(self, *args: object, **kwargs: object) -> list[str]:
+        """Fail as it would."""
+        raise OperationalError("down")
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_outbox_that_could_not_be_looked_at_is_looked_at_again(
+    site: Site, using: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.use(outbox=DjangoOutbox())
+    with monkeypatch.context() as changed:
+        changed.setattr(connections[using].introspection, "table_names", Silent())
+        assert not site.runtime.outbox.is_waiting(older_than=0)
+        with pytest.raises(StoreUnavailableError), transaction.atomic(using=using):
+            defer(tasks.note, "x", _using=using)
+    with transaction.atomic(using=using):
+        defer(tasks.note, "x", _using=using)
+        assert waiting(using) == 1
+
+
 def test_outbox_can_be_turned_off(site: Site) -> None:
     site.use(outbox=NoOutbox())
     with transaction.atomic():
@@ -183,9 +207,9 @@ def test_outbox_can_be_turned_off(site: Site) -> None:
     assert site.traces() == ["note x"]
 
 
-@pytest.mark.parametrize("alias", ["default", "postgres"])
-def test_every_committed_call_runs_and_no_other_wherever_the_process_is_killed(site: Site, alias: str) -> None:
-    job = {"seed": f"chaos {alias}", "points": POINTS}
+def cause_chaos(site: Site, alias: str, *, large: bool) -> None:
+    """Have a process killed at random points of an attempt to defer, on a database of this test run."""
+    job = {"seed": f"chaos {alias}", "points": POINTS, "large": large}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "tests.support.chaos"],
         env=worker_environment(site, alias, {}),
@@ -197,6 +221,28 @@ def test_every_committed_call_runs_and_no_other_wherever_the_process_is_killed(s
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["killed"] > POINTS // 2
+
+
+def test_killed_process_leaves_no_stored_body_for_ever_and_no_task_without_one(site: Site) -> None:
+    cause_chaos(site, "default", large=True)
+    site.run_tasks()
+    assert site.tasks() == []
+    traces = site.traces()
+    assert 0 < len(traces) < POINTS
+    assert len(set(traces)) == len(traces)
+    assert all(trace.endswith(" 1200000") for trace in traces)
+    records = site.runtime.records
+    left = {record.key.id.partition("-")[0] for record in records.scan(RecordKind.OVERFLOW, limit=999)}
+    # Of those whose task was never made; none is kept longer than its call could have lived.
+    assert left
+    site.use(clock=ManualClock(site.runtime.clock.time() + 32 * 86_400))
+    call_command("safedefer_overflow", "purge", stdout=io.StringIO())
+    assert list(records.scan(RecordKind.OVERFLOW, limit=1)) == []
+
+
+@pytest.mark.parametrize("alias", ["default", "postgres"])
+def test_every_committed_call_runs_and_no_other_wherever_the_process_is_killed(site: Site, alias: str) -> None:
+    cause_chaos(site, alias, large=False)
     relay(site)
     site.run_tasks()
     committed = set(Customer.objects.using(alias).values_list("name", flat=True))

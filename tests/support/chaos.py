@@ -1,7 +1,7 @@
 """A process that is killed at a given point between the begin of a transaction and its acknowledgement, many times.
 
-Reads one line of JSON from standard input (`seed`, `points`) and writes one that says what was attempted. Each attempt
-runs in a fork, which is killed with SIGKILL at its n-th function call; n is drawn from the length of a whole attempt.
+Reads one line of JSON from standard input (`seed`, `points`, `large`) and writes one that says what was attempted. Each
+attempt runs in a fork, which is killed with SIGKILL at its n-th function call; n is drawn at random.
 """
 
 import faulthandler
@@ -10,11 +10,14 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeAlias
 
 import django
 from django.db import transaction
+
+Work: TypeAlias = Callable[[str, bool], None]
 
 
 def main() -> None:
@@ -22,20 +25,21 @@ def main() -> None:
     django.setup()
     job = json.loads(sys.stdin.readline())
     source = random.Random(job["seed"])
-    length = measure()
+    work = order_large if job["large"] else order
+    length = measure(work)
     killed = 0
     for number in range(job["points"]):
-        killed += attempt(f"{job['seed']}-{number}", source.randrange(length), rolled_back=source.random() < 0.3)
+        killed += attempt(work, f"{job['seed']}-{number}", source.randrange(length), rolled_back=source.random() < 0.3)
     sys.stdout.write(json.dumps({"killed": killed, "length": length}) + "\n")
 
 
-def measure() -> int:
+def measure(work: Work) -> int:
     """How many function calls one whole attempt takes."""
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         counted = Counted(None)
         sys.setprofile(counted)
-        work("measured", rolled_back=False)
+        work("measured", False)
         sys.setprofile(None)
         os.write(writer, str(counted.calls).encode())
         os._exit(0)
@@ -46,13 +50,13 @@ def measure() -> int:
     return length
 
 
-def attempt(name: str, kill_at: int, *, rolled_back: bool) -> bool:
+def attempt(work: Work, name: str, kill_at: int, *, rolled_back: bool) -> bool:
     """One attempt in a process of its own; gives whether it was killed."""
     if (child := os.fork()) == 0:
         faulthandler.dump_traceback_later(15, exit=True)
         sys.setprofile(Counted(kill_at))
         try:
-            work(name, rolled_back=rolled_back)
+            work(name, rolled_back)
         except InterruptedError:
             pass
         finally:
@@ -61,7 +65,7 @@ def attempt(name: str, kill_at: int, *, rolled_back: bool) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
-def work(name: str, *, rolled_back: bool) -> None:
+def order(name: str, rolled_back: bool) -> None:  # One signature for both.
     """Write a row and defer a call in one transaction."""
     from tests.site.shop.models import Customer
     from tests.site.shop.tasks import note
@@ -71,6 +75,13 @@ def work(name: str, *, rolled_back: bool) -> None:
         note.defer(name)
         if rolled_back:
             raise InterruptedError
+
+
+def order_large(name: str, rolled_back: bool) -> None:
+    """Defer a call whose body no task can hold, in no transaction."""
+    from tests.site.shop.tasks import measure_text
+
+    measure_text.defer(name, "x" * 1_200_000)
 
 
 class Counted:

@@ -9,8 +9,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 from safedefer.core.deadletter import DeadLetter
 from safedefer.errors import DeadLetterError, SafeDeferError
-from safedefer.flow.deadletters import find_letter, list_letters, remove_letter
-from safedefer.flow.redrive import redrive_letter
+from safedefer.flow.deadletters import find_letter, list_letters
+from safedefer.flow.redrive import purge_letter, redrive_letter
 from safedefer.flow.runtime import Runtime, current_runtime
 
 
@@ -34,6 +34,10 @@ class Command(BaseCommand):
             action.add_argument("id", nargs="*", help="task ids, as `list` gives them")
             action.add_argument("--all", action="store_true", help="all of them")
             action.add_argument("--function", help="all of this function name")
+            if name == "redrive":
+                action.add_argument(
+                    "--force", action="store_true", help="also what the ledger may have forgotten the execution of"
+                )
 
     def handle(self, *, action: str, **options: Any) -> None:
         """Do it.
@@ -52,7 +56,7 @@ class Command(BaseCommand):
         elif action == "show":
             self._show(find_letter(runtime.records, options["id"]))
         else:
-            self._each(runtime, action, _chosen(runtime, options))
+            self._each(runtime, action, _chosen(runtime, options), force=options.get("force", False))
 
     def _list(self, letters: Iterable[DeadLetter]) -> None:
         count = 0
@@ -72,14 +76,14 @@ class Command(BaseCommand):
         ):
             self.stdout.write(f"{name:<11}{value}")
 
-    def _each(self, runtime: Runtime, action: str, ids: list[str]) -> None:
+    def _each(self, runtime: Runtime, action: str, ids: list[str], *, force: bool) -> None:
         failed = 0
         for letter_id in ids:
             try:
                 if action == "redrive":
-                    self.stdout.write(f"{letter_id} runs again as {redrive_letter(runtime, letter_id)}")
+                    self.stdout.write(f"{letter_id} runs again as {redrive_letter(runtime, letter_id, force=force)}")
                 else:
-                    remove_letter(runtime.records, find_letter(runtime.records, letter_id))
+                    purge_letter(runtime, letter_id)
                     self.stdout.write(f"{letter_id} removed")
             except DeadLetterError as error:
                 failed += 1

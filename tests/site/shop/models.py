@@ -86,3 +86,28 @@ class Reading(models.Model):
     about = models.JSONField(default=dict)
     customer = models.ForeignKey(Customer, models.CASCADE, null=True, related_name="readings")
     tags = models.ManyToManyField(Badge)
+
+
+class Seat(models.Model):
+    """A row whose primary key has two parts."""
+
+    pk = models.CompositePrimaryKey("row", "number")
+    row = models.CharField(max_length=2)
+    number = models.IntegerField()
+    holder = models.CharField(max_length=20, default="")
+
+
+class Undeleted(models.Manager["Draft"]):
+    """Hides what is marked as deleted."""
+
+    def get_queryset(self) -> models.QuerySet["Draft"]:
+        """Only the others."""
+        return super().get_queryset().filter(deleted=False)
+
+
+class Draft(models.Model):
+    """A row that its model's own manager may hide."""
+
+    deleted = models.BooleanField(default=False)
+
+    objects = Undeleted()

@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone, translation
 
 from safedefer import Drop, Retry, RetryOptions, current_task, deferrable, environment
-from tests.site.shop.models import Customer, Order, Parcel, Trace
+from tests.site.shop.models import Customer, Draft, Order, Parcel, Seat, Trace
 
 
 class Color(Enum):
@@ -131,6 +131,14 @@ def fail_twice(text: str) -> None:
     raise RuntimeError(text)
 
 
+@deferrable(name="shop.third_time")
+def third_time() -> None:
+    """Leave what the queue has counted, and fail twice."""
+    trace("counted", environment.task_retry_count(), environment.task_execution_count())
+    if (environment.task_retry_count() or 0) < 2:
+        raise RuntimeError
+
+
 @deferrable(name="shop.again")
 def again(text: str) -> None:
     """Ask to be called again, once."""
@@ -190,3 +198,24 @@ async def await_hang_up() -> None:
     begun.set()
     if await asyncio.get_running_loop().run_in_executor(None, hung_up.wait, 20):
         await Trace.objects.acreate(text="went on")
+
+
+@deferrable(name="shop.measure_text")
+def measure_text(name: str, text: str) -> None:
+    """Leave the length of a text."""
+    trace("measured", name, len(text))
+
+
+@deferrable(name="shop.show_rows")
+def show_rows(seats: list[Seat], draft: Draft) -> None:
+    """Leave what has arrived."""
+    trace("rows", *(f"{seat.row}{seat.number}{seat.holder}" for seat in seats), draft.pk, draft.deleted)
+
+
+meeting = threading.Barrier(2)
+
+
+@deferrable(name="shop.meet_in_threads")
+async def meet_in_threads() -> None:
+    """Meet another one, each in a thread of the event loop's own."""
+    await asyncio.get_running_loop().run_in_executor(None, meeting.wait, 20)

@@ -12,7 +12,7 @@ from safedefer.core.wire import ExtCode
 from safedefer.django.modelrefs import DjangoReferences
 from safedefer.errors import Reason
 from tests.site.shop import tasks
-from tests.site.shop.models import Customer, Invoice, LoyalCustomer, Order, PremiumCustomer, Reminder
+from tests.site.shop.models import Customer, Draft, Invoice, LoyalCustomer, Order, PremiumCustomer, Reminder, Seat
 from tests.support.site import Site
 
 RESOLVER = DjangoReferences()
@@ -137,3 +137,13 @@ def test_relations_of_another_form_are_refused(site: Site, related: object) -> N
     reference = ExtType(ExtCode.MODEL, packb(["shop.order", "default", order.pk, related]))
     wire = site.forge(site.seal(tasks.show_order, order), body=packb([[reference], {}]))
     assert site.refusal(site.post(wire)).reason is Reason.BODY_MALFORMED
+
+
+def test_rows_of_composite_keys_and_of_managers_that_hide_them_travel(site: Site) -> None:
+    seats = [Seat.objects.create(row=row, number=number) for row, number in (("A", 1), ("A", 2), ("B", 1))]
+    draft = Draft.objects.create()
+    wire = site.seal(tasks.show_rows, [seats[2], seats[0]], draft)
+    Seat.objects.filter(row="B").update(holder="x")
+    Draft.objects.update(deleted=True)
+    assert site.post(wire).status == 204
+    assert site.traces() == [f"rows B1x A1 {draft.pk} True"]

@@ -262,6 +262,7 @@ class Ports:
             "audit": self.audit,
             "failures": self.failures,
             "records": self.records,
+            "records_using": None,
             "ledger": Ledger(self.records, self.clock),
             "clock": self.clock,
             **changes,

@@ -46,15 +46,34 @@ def test_calls_go_a_hundred_at_a_time_and_their_handles_keep_the_order(ports: Po
     assert len(ports.audit.events) == 250
 
 
-def test_batch_is_sent_while_calls_still_come(ports: Ports, runtime: Runtime) -> None:
-    def endless() -> Iterator[Call]:
-        for number in range(101):
-            yield call(runtime, str(number))
-        assert ports.sender.batches == [100]
-        raise InterruptedError
+def test_transactions_of_what_makes_the_calls_are_not_theirs(ports: Ports, runtime: Runtime) -> None:
+    ports.outbox.aliases = {"default"}
 
-    with pytest.raises(InterruptedError):
-        defer_calls(runtime, endless())
+    def each_in_a_transaction_of_its_own() -> Iterator[Call]:
+        for number in range(101):
+            ports.commits.open_on = {"default"}
+            yield call(runtime, str(number))
+            ports.commits.open_on = set()
+
+    handles = defer_calls(runtime, each_in_a_transaction_of_its_own())
+    assert all(handle.created for handle in handles)
+    assert ports.commits.waiting == []
+
+
+def test_large_call_given_again_finds_its_own_body(ports: Ports, runtime: Runtime) -> None:
+    ports.sender.answers = [QueueUnavailableError("down")]
+    with pytest.raises(PartlyDeferredError) as caught:
+        defer_calls(runtime, [call(runtime, "x" * 1_100_000)])
+    (handle,) = defer_calls(runtime, caught.value.failed)
+    assert handle.created
+
+
+def test_call_given_twice_in_a_transaction_is_one_row(ports: Ports, runtime: Runtime) -> None:
+    ports.commits.open_on = {"default"}
+    ports.outbox.aliases = {"default"}
+    twice = call(runtime, "x")
+    assert len(defer_calls(runtime, [twice, twice])) == 2
+    assert len(ports.outbox.rows) == 1
 
 
 def test_each_queue_has_its_own_batches(ports: Ports, runtime: Runtime) -> None:

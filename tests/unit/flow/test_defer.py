@@ -25,6 +25,7 @@ from safedefer.errors import (
 from safedefer.flow.current import executing
 from safedefer.flow.defer import DeferredTask, defer_call, seal_call
 from safedefer.flow.execute import handle_dispatch
+from safedefer.flow.outcome import Verdict
 from safedefer.flow.runtime import Runtime
 from tests.support.builders import DEPLOYMENT, NOW, RING, make_claims
 from tests.unit.flow.ports import Ports, make_current, make_dispatch, ran
@@ -187,11 +188,26 @@ def test_stored_body_is_removed_when_there_is_certainly_no_task(ports: Ports, er
     assert stored(ports) == left
 
 
-def test_stored_body_of_a_task_that_was_not_created_is_removed(ports: Ports) -> None:
+def test_stored_body_of_a_task_that_exists_stays_for_it_may_be_this_one(ports: Ports) -> None:
     runtime = ports.runtime(inline_limit_bytes=1_000)
-    ports.sender.answers = [False]
+    ports.sender.answers = [False]  # Also the answer to a second try, where the first went through unnoticed.
     assert send(runtime, "y" * 2_000, name="once").created is False
+    assert handle_dispatch(runtime, make_dispatch(ports.sender.sent[0].envelope)).verdict is Verdict.DONE
     assert stored(ports) == 0
+
+
+@pytest.mark.parametrize(("open_on", "fits"), [({"default"}, True), ({"other"}, False), ({"default", "other"}, False)])
+def test_stored_body_is_part_of_no_transaction_but_the_calls(ports: Ports, open_on: set[str], fits: bool) -> None:
+    runtime = ports.runtime(inline_limit_bytes=1_000, records_using="other")
+    ports.commits.open_on = open_on
+    if fits:
+        send(runtime, "y" * 2_000)
+        return
+    with pytest.raises(InvalidOptionError, match="_using='other'"):
+        send(runtime, "y" * 2_000)
+    assert (stored(ports), ports.commits.waiting) == (0, [])
+    assert send(runtime, "y" * 2_000, using="other").created is None
+    assert send(runtime, "small").created is not False
 
 
 def test_small_task_and_the_cap_are_kept(ports: Ports) -> None:

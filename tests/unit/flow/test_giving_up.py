@@ -10,18 +10,29 @@ import pytest
 from safedefer import Drop, Retry, RetryOptions
 from safedefer.core.audit import Action
 from safedefer.core.claims import Storage
-from safedefer.core.deadletter import DeadLetter
+from safedefer.core.deadletter import DeadLetter, make_letter, put_letter
 from safedefer.core.limits import DEAD_LETTER_SLOTS, MAX_SKEW_AGE, MAX_SKEW_ATTEMPTS
 from safedefer.core.names import FunctionName
-from safedefer.core.records import RecordKind
-from safedefer.errors import DeadLetterError, InvalidOptionError, QueueUnavailableError, Reason, StoreUnavailableError
+from safedefer.core.options import TaskOptions
+from safedefer.core.records import Put, RecordKey, RecordKind
+from safedefer.core.routing import Route
+from safedefer.errors import (
+    DeadLetterError,
+    InvalidOptionError,
+    QueueUnavailableError,
+    Reason,
+    StoreUnavailableError,
+    UnavailableError,
+)
 from safedefer.flow.deadletters import find_letter, list_letters, read_envelope, remove_letter
+from safedefer.flow.defer import defer_call
 from safedefer.flow.execute import handle_dispatch
+from safedefer.flow.giving_up import Attempted
 from safedefer.flow.outcome import Outcome, Verdict
-from safedefer.flow.overflow import write_overflow
-from safedefer.flow.redrive import redrive_letter
+from safedefer.flow.overflow import purge_expired, write_overflow
+from safedefer.flow.redrive import purge_letter, redrive_letter
 from safedefer.flow.runtime import Runtime
-from tests.support.builders import NOW, make_claims, make_envelope, verified
+from tests.support.builders import NOW, Row, Rows, make_claims, make_envelope, verified
 from tests.unit.flow.ports import ERRORS, Ports, make_dispatch, ran
 
 
@@ -47,6 +58,16 @@ def runtime(ports: Ports) -> Runtime:
 def failing(ports: Ports, runtime: Runtime, max_attempts: int | None = 2, **claims: Any) -> bytes:
     retry = None if max_attempts is None else RetryOptions(max_attempts=max_attempts)
     return ports.envelope(runtime, "shop.raises", "fault", retry=retry, **claims)
+
+
+def dump_letter_of(letter_id: str) -> bytes:
+    """The record of another letter."""
+    letter = make_letter(
+        None, b"x", reason=Reason.TAG_INVALID, detail="", now=NOW, attempts=0, queue=None, slot=letter_id
+    )
+    change = put_letter(letter, b"x")[0]
+    assert isinstance(change, Put)
+    return change.data
 
 
 def letters(ports: Ports) -> list[DeadLetter]:
@@ -290,12 +311,136 @@ def test_letter_that_proves_nothing_is_not_driven_again(ports: Ports, runtime: R
     elif change == "incomplete":
         del rows[parts.key]
     elif change == "gone":
-        remove_letter(ports.records, letter)
+        remove_letter(ports.records, letter.id)
     with pytest.raises(DeadLetterError):
         redrive_letter(runtime, letter.id)
     assert ports.sender.sent == []
     if change != "gone":
         assert find_letter(ports.records, letter.id) == letter
+
+
+def test_executed_call_that_the_ledger_has_forgotten_is_driven_again_by_force_alone(
+    ports: Ports, runtime: Runtime
+) -> None:
+    data = ports.envelope(runtime, "shop.note", "x")
+    handle_dispatch(runtime, make_dispatch(data))
+    ports.clock.now = NOW + 3 * 86_400
+    list(purge_expired(ports.records, RecordKind.LEDGER, ports.clock.now))
+    assert handle_dispatch(runtime, make_dispatch(data)).verdict is Verdict.DEAD
+    (letter,) = letters(ports)
+    with pytest.raises(DeadLetterError, match="--force"):
+        redrive_letter(runtime, letter.id)
+    assert ports.sender.sent == []
+    redrive_letter(runtime, letter.id, force=True)
+    assert len(ports.sender.sent) == 1
+
+
+def test_call_that_was_copied_into_another_queue_and_driven_again_runs_once(ports: Ports, runtime: Runtime) -> None:
+    data = ports.envelope(runtime, "shop.note", "x")
+    assert handle_dispatch(runtime, make_dispatch(data, queue="billing")).reason is Reason.QUEUE_MISMATCH
+    redrive_letter(runtime, letters(ports)[0].id)
+    handle_dispatch(runtime, make_dispatch(ports.sender.sent[0].envelope))
+    assert handle_dispatch(runtime, make_dispatch(data)).reason is Reason.ALREADY_DEAD
+    assert ran == ["x"]
+
+
+def test_call_that_is_being_executed_is_not_driven_again(ports: Ports, runtime: Runtime) -> None:
+    data = ports.envelope(runtime, "shop.note", "x")
+    handle_dispatch(runtime, make_dispatch(data, queue="billing"))
+    claims = verified(data).claims
+    runtime.ledger.claim(claims, runtime.ledger.look(claims))
+    with pytest.raises(DeadLetterError, match="being executed"):
+        redrive_letter(runtime, letters(ports)[0].id)
+
+
+def test_call_is_driven_again_by_the_version_that_runs_now(ports: Ports) -> None:
+    old = ports.runtime(default_route=Route(service="web", version="v1"))
+    function = old.registry.find(FunctionName("shop.raises"), 1)
+    defer_call(old, function, TaskOptions(retry_options=RetryOptions(max_attempts=1)), ("fault",), {})
+    handle_dispatch(old, make_dispatch(ports.sender.sent[0].envelope))
+    redrive_letter(ports.runtime(default_route=Route(service="web", version="v2")), letters(ports)[0].id)
+    assert ports.sender.sent[-1].route == Route(service="web", version="v2")
+
+
+def test_attempt_is_one_only_if_the_function_was_called(ports: Ports, runtime: Runtime) -> None:
+    ports.rows.rows[1] = Row(1)
+    data = ports.envelope(runtime, "shop.greet", Row(1), retry=RetryOptions(max_attempts=2))
+
+    class Down(Rows):
+        def resolve(self, references: Any) -> dict[Any, object]:
+            raise UnavailableError("down")
+
+    outage = ports.runtime(resolver=Down())
+    for _ in range(5):
+        assert handle_dispatch(outage, make_dispatch(data)).verdict is Verdict.UNAVAILABLE
+    assert letters(ports) == []
+    assert handle_dispatch(runtime, make_dispatch(data)).verdict is Verdict.DONE
+    assert ports.audit.events[-1].attempt == 1
+
+
+def test_row_that_never_comes_back_is_given_up_as_the_policy_says(ports: Ports, runtime: Runtime) -> None:
+    runtime.registry.find(FunctionName("shop.greet"), 1).missing = "retry"
+    data = ports.envelope(runtime, "shop.greet", Row(7), retry=RetryOptions(max_attempts=2))
+    assert handle_dispatch(runtime, make_dispatch(data)).verdict is Verdict.RETRY
+    assert handle_dispatch(runtime, make_dispatch(data)) == Outcome(Verdict.DEAD, Reason.REFERENCE_MISSING)
+
+
+def deferred_large(ports: Ports, runtime: Runtime) -> bytes:
+    """A call whose body is stored, and which expires in an hour."""
+    function = runtime.registry.find(FunctionName("shop.raises"), 1)
+    ERRORS["x" * 5_000] = Retry(after=86_400)
+    defer_call(runtime, function, TaskOptions(expires=timedelta(hours=1)), ("x" * 5_000,), {})
+    return ports.sender.sent[-1].envelope
+
+
+def test_asking_for_later_than_the_expiry_ends_at_once_with_its_body(ports: Ports) -> None:
+    runtime = ports.runtime(inline_limit_bytes=1_000)
+    data = deferred_large(ports, runtime)
+    assert handle_dispatch(runtime, make_dispatch(data)) == Outcome(Verdict.DEAD, Reason.EXPIRED)
+    redrive_letter(runtime, letters(ports)[0].id)
+
+
+def test_body_outlives_a_call_that_expires_in_a_queue_that_is_paused(ports: Ports) -> None:
+    runtime = ports.runtime(inline_limit_bytes=1_000)
+    data = deferred_large(ports, runtime)
+    ports.clock.now = NOW + 20 * 86_400
+    for kind in RecordKind:
+        list(purge_expired(ports.records, kind, ports.clock.now))
+    assert handle_dispatch(runtime, make_dispatch(data)) == Outcome(Verdict.DEAD, Reason.EXPIRED)
+    redrive_letter(runtime, letters(ports)[0].id, force=True)
+
+
+def test_clock_that_is_slow_ends_no_call(ports: Ports, runtime: Runtime) -> None:
+    data = ports.envelope(runtime, "shop.note", "x", issued_at=NOW + 40, not_before=NOW + 40)
+    assert handle_dispatch(runtime, make_dispatch(data)) == Outcome(Verdict.RETRY, Reason.ISSUED_IN_FUTURE)
+    ports.clock.now = NOW + 40
+    assert handle_dispatch(runtime, make_dispatch(data)).verdict is Verdict.DONE
+
+
+@pytest.mark.parametrize("data", [b"junk", b"", dump_letter_of("another")])
+def test_letter_that_cannot_be_read_is_listed_and_purged(ports: Ports, runtime: Runtime, data: bytes) -> None:
+    key = RecordKey(RecordKind.DEAD, "aa")
+    ports.records.commit([Put(key=key, data=data, expires_at=NOW, expected=None)])
+    handle_dispatch(runtime, make_dispatch(b"garbage" * 20))
+    unreadable, other = letters(ports)
+    assert (unreadable.id, unreadable.detail) == ("aa", "its record cannot be read")
+    with pytest.raises(DeadLetterError):
+        redrive_letter(runtime, unreadable.id)
+    purge_letter(runtime, unreadable.id)
+    assert letters(ports) == [other]
+
+
+def test_purge_removes_the_stored_body_as_well(ports: Ports) -> None:
+    runtime = ports.runtime(inline_limit_bytes=1_000)
+    handle_dispatch(runtime, make_dispatch(deferred_large(ports, runtime)))
+    assert ports.records.scan(RecordKind.OVERFLOW, limit=9)
+    purge_letter(runtime, letters(ports)[0].id)
+    for kind in (RecordKind.OVERFLOW, RecordKind.DEAD, RecordKind.DEAD_ENVELOPE):
+        assert ports.records.scan(kind, limit=9) == []
+
+
+def test_what_is_known_of_a_dispatch_shows_no_envelope_in_its_repr() -> None:
+    assert "canary" not in repr(Attempted(envelope=b"canary"))
 
 
 def test_letter_holds_no_argument(ports: Ports, runtime: Runtime) -> None:

@@ -38,7 +38,7 @@ EXPECTED: dict[Reason, tuple[int, Severity]] = {
     Reason.TYPE_UNSUPPORTED: (409, Severity.WARNING),
     Reason.AUDIENCE_MISMATCH: (422, Severity.CRITICAL),
     Reason.QUEUE_MISMATCH: (422, Severity.CRITICAL),
-    Reason.ISSUED_IN_FUTURE: (422, Severity.CRITICAL),
+    Reason.ISSUED_IN_FUTURE: (409, Severity.WARNING),
     Reason.LIFETIME_TOO_LONG: (422, Severity.CRITICAL),
     Reason.NOT_YET_VALID: (204, Severity.NOTICE),
     Reason.EXPIRED: (422, Severity.WARNING),
