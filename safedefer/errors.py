@@ -21,6 +21,7 @@ __all__ = [
     "InvalidKeyRangesError",
     "InvalidNameError",
     "InvalidOptionError",
+    "IterationError",
     "LeaseLostError",
     "MalformedEnvelopeError",
     "OverflowMissingError",
@@ -211,6 +212,10 @@ class TaskExistsError(UsageError):
 
 class DeadLetterError(UsageError):
     """A dead letter is not there, or cannot be driven again."""
+
+
+class IterationError(UsageError):
+    """An iteration is not there, or not in a state that allows what was asked of it."""
 
 
 class PartlyDeferredError(SafeDeferError):

@@ -92,3 +92,33 @@ MAX_SKEW_ATTEMPTS: Final = 50
 
 MAX_SKEW_AGE: Final = timedelta(days=1)
 """Nor before that much time has passed since it could first run: a deploy, or a rollback, may be under way."""
+
+MAX_SHARDS: Final = 1_000
+"""Of one iteration. They are inserted in one commit."""
+
+MAX_SLICE: Final = timedelta(minutes=9, seconds=30)
+"""The longest a slice of an iteration works."""
+
+MIN_ITEM_RESERVE: Final = timedelta(seconds=10)
+"""What a slice leaves of its time, or three times the slowest recent row if that is more."""
+
+BATCH_TIME: Final = timedelta(seconds=5)
+FIRST_BATCH_ROWS: Final = 20
+MAX_BATCH_ROWS: Final = 500
+"""Rows that a slice reads at once: what it works through in that time, at most that many."""
+
+CHECKPOINT_INTERVAL: Final = timedelta(seconds=2)
+"""A slice that was stopped repeats no more than about that, or one row."""
+
+MIN_ITEM_BACKOFF: Final = timedelta(seconds=10)
+MAX_ITEM_BACKOFF: Final = timedelta(minutes=10)
+"""Between two calls for a row that fails: doubled each time."""
+
+ITERATION_SILENCE: Final = timedelta(minutes=45)
+"""A shard that was not heard of for so long gets a new task from a sweep. Longer than any lease."""
+
+ITERATION_AGE: Final = timedelta(days=400)
+"""How long the rows of an iteration are kept after they were last written."""
+
+ITERATION_KEPT: Final = timedelta(days=90)
+"""The run's own row, once it has ended."""

@@ -21,6 +21,11 @@ class RecordKind(StrEnum):
     """A dead letter: what is known of it."""
     DEAD_ENVELOPE = "dead_envelope"
     """A part of its envelope."""
+    RUN = "run"
+    """An iteration."""
+    PLAN = "plan"
+    """A part of its sealed plan."""
+    SHARD = "shard"
 
 
 @final

@@ -50,6 +50,9 @@ _KINDS: Final[Mapping[RecordKind, str]] = {
     RecordKind.OVERFLOW: "SafedeferOverflow",
     RecordKind.DEAD: "SafedeferDead",
     RecordKind.DEAD_ENVELOPE: "SafedeferDeadEnvelope",
+    RecordKind.RUN: "SafedeferRun",
+    RecordKind.PLAN: "SafedeferPlan",
+    RecordKind.SHARD: "SafedeferShard",
 }
 # A response has to stay below 4 MiB, the limit of the client's channel; a record has up to 900,000 bytes.
 _RECORDS_IN_ONE_RESPONSE: Final = 4

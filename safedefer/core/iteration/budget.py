@@ -1,0 +1,69 @@
+"""How long a slice may work, and how much it takes on at once."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, final
+
+from safedefer.core.limits import BATCH_TIME, MAX_BATCH_ROWS, MAX_SLICE, MIN_ITEM_RESERVE
+
+_SLOWEST_ITEMS: Final = 3
+_FORGETTING: Final = 0.99
+"""The slowest row fades with each faster one: after about 70 it counts for half."""
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """The time of one slice, which began when its request came in.
+
+    Attributes:
+        limit_seconds: When somebody else would stop it.
+    """
+
+    limit_seconds: float
+
+    def has_time(self, *, elapsed_seconds: float, slowest_ms: int, rows: int) -> bool:
+        """Whether another row, or another page, may be begun.
+
+        Args:
+            rows: Finished in this slice. The first one is always begun: without it no slice would come any further.
+        """
+        if rows == 0:
+            return True
+        reserve = reserve_seconds(slowest_ms)
+        return elapsed_seconds < min(self.limit_seconds - reserve, MAX_SLICE.total_seconds())
+
+
+def make_budget(deadline: timedelta, *, platform: timedelta | None = None, server: timedelta | None = None) -> Budget:
+    """The budget of a slice.
+
+    Args:
+        deadline: The dispatch deadline that was signed: no header tells it.
+        platform: After which the platform ends a request.
+        server: After which the application's server does.
+    """
+    limits = [limit for limit in (deadline, platform, server) if limit is not None]
+    return Budget(limit_seconds=min(limits).total_seconds())
+
+
+def reserve_seconds(slowest_ms: int) -> float:
+    """What is left of the time for a row that takes long, and for the last checkpoint."""
+    return max(MIN_ITEM_RESERVE.total_seconds(), _SLOWEST_ITEMS * slowest_ms / 1000)
+
+
+def slowest(slowest_ms: int, row_seconds: float) -> int:
+    """The slowest recent row, after one more."""
+    return max(int(slowest_ms * _FORGETTING), int(row_seconds * 1000))
+
+
+def adapt_batch(batch_size: int, *, rows: int, seconds: float) -> int:
+    """How many rows to read next: as many as take `BATCH_TIME`, but never twice as many as before.
+
+    Args:
+        rows: Finished of the last page.
+        seconds: How long they took.
+    """
+    if rows == 0:
+        return batch_size
+    fitting = MAX_BATCH_ROWS if seconds <= 0 else int(rows * BATCH_TIME.total_seconds() / seconds)
+    return max(1, min(fitting, 2 * batch_size, MAX_BATCH_ROWS))
