@@ -65,5 +65,5 @@ def adapt_batch(batch_size: int, *, rows: int, seconds: float) -> int:
     """
     if rows == 0:
         return batch_size
-    fitting = MAX_BATCH_ROWS if seconds <= 0 else int(rows * BATCH_TIME.total_seconds() / seconds)
-    return max(1, min(fitting, 2 * batch_size, MAX_BATCH_ROWS))
+    seconds_each = max(seconds / rows, BATCH_TIME.total_seconds() / MAX_BATCH_ROWS)
+    return max(1, min(int(BATCH_TIME.total_seconds() / seconds_each), 2 * batch_size, MAX_BATCH_ROWS))
