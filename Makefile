@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gcloudc chaos check format bench clean
+.PHONY: help demo test test-gcloudc chaos simulate check format bench clean
 
 help:
 	@echo "make demo    the main job on the embedded local cloud; KEEP=1 leaves it running"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-gcloudc    the tests on django-gcloud-connectors, in their own environment"
 	@echo "make check   ruff, mypy strict, pyright"
 	@echo "make chaos   kill a process at 500 points of a transaction, on each database"
+	@echo "make simulate    the rules of iteration in 50,000 worlds; START=70000 tries others"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make format  format the code"
 
@@ -38,6 +39,9 @@ test: $(READY)
 
 chaos: $(READY)
 	@SAFEDEFER_CHAOS_POINTS=500 $(BIN)/python -m pytest tests/integration/test_outbox.py -k killed
+
+simulate: $(READY)
+	@SAFEDEFER_SIMULATIONS=50000 SAFEDEFER_SIMULATION_START=$(or $(START),0) $(BIN)/python -m pytest tests/simulation -k no_world
 
 # django-gcloud-connectors needs Django < 6 and settings that name it: an environment and a project of its own.
 test-gcloudc:

@@ -41,7 +41,16 @@ from safedefer.core.iteration.slices import (
     keep_lease,
     page_size,
 )
-from safedefer.core.iteration.state import Run, RunState, Shard, parse_run, parse_shard, run_key, shard_key
+from safedefer.core.iteration.state import (
+    Run,
+    RunState,
+    Shard,
+    open_shard_keys,
+    parse_run,
+    parse_shard,
+    run_key,
+    shard_key,
+)
 from safedefer.core.ledger import (
     Busy,
     Claimed,
@@ -231,7 +240,8 @@ class Driver:
         if run is None:
             raise StoreUnavailableError("not planned")
         yield LATENCY
-        return repeat_plan(run, self.world.shards()).commands
+        shards = self.world.get(open_shard_keys(run))
+        return repeat_plan(run, map(parse_shard, shards.values())).commands
 
     def insert_run(self) -> Generator[float, None, Commands]:
         decision = self.decide_plan()

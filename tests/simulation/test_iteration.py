@@ -5,7 +5,6 @@ printed, and runs alone, always the same, with `SAFEDEFER_SIMULATION_START=<seed
 """
 
 import os
-from collections import Counter
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Final
@@ -29,7 +28,7 @@ from tests.simulation.driver import Commands, Console, Driver, Rule, Slice
 from tests.simulation.scheduler import MakeDriver, Scheduler
 from tests.simulation.world import LATENCY, Steps, Task, ViolationError
 
-SIMULATIONS: Final = int(os.environ.get("SAFEDEFER_SIMULATIONS", "1200"))
+SIMULATIONS: Final = int(os.environ.get("SAFEDEFER_SIMULATIONS", "1000"))
 START: Final = int(os.environ.get("SAFEDEFER_SIMULATION_START", "0"))
 MUTANT_SIMULATIONS: Final = 3_000
 
@@ -45,18 +44,15 @@ def first_violation(make_driver: MakeDriver, seeds: int, console: type[Console] 
 
 
 def test_no_world_breaks_the_rules() -> None:
-    broken: dict[int, str] = {}
-    totals: Counter[str] = Counter()
+    broken: dict[str, str] = {}
+    kills = 0
     for seed in range(START, START + SIMULATIONS):
         try:
-            ending = Scheduler(seed).go()
+            kills += Scheduler(seed).go().kills
         except ViolationError as violation:
-            broken[seed] = str(violation)
-            continue
-        totals.update(deliveries=ending.deliveries, kills=ending.kills, repeated=ending.repeated, runs=1)
-    print(dict(totals))
-    again = {f"SAFEDEFER_SIMULATION_START={seed} SAFEDEFER_SIMULATIONS=1": why for seed, why in broken.items()}
-    assert not again
+            broken[f"SAFEDEFER_SIMULATION_START={seed} SAFEDEFER_SIMULATIONS=1"] = str(violation)
+    assert broken == {}
+    assert kills > 0 or SIMULATIONS < 100, "worlds in which nothing goes wrong prove nothing"
 
 
 # What somebody might write instead of a rule, and what comes of it.
@@ -128,6 +124,12 @@ class WritesWithoutItsLease(SliceOf):
         def keep_lease(self, stored: Shard | None) -> Shard:
             assert stored is not None
             return replace(self.shard, version=stored.version)
+
+
+class TakesEveryConflictForItsOwnWrite(SliceOf):
+    class kind(Slice):  # noqa: N801
+        def is_made(self, decision: Decision, stored: Shard | None) -> bool:
+            return stored is not None
 
 
 class ClaimsWhatIsHeld(SliceOf):
@@ -258,6 +260,7 @@ MUTANTS: Final = [
     DoesNotHandOver,
     DoesNotRepeatFinalize,
     WritesWithoutItsLease,
+    TakesEveryConflictForItsOwnWrite,
     ClaimsWhatIsHeld,
     TakesAnAmbiguousClaimForItsOwn,
     MovesTheCursorBeforeTheCall,

@@ -155,6 +155,11 @@ def shard_key(run_id: TaskId, index: int) -> RecordKey:
     return RecordKey(RecordKind.SHARD, f"{run_id.hex()}-{index:04d}")
 
 
+def open_shard_keys(run: Run) -> list[RecordKey]:
+    """The records of the shards that are not done, in their order."""
+    return [shard_key(run.id, index) for index in sorted(run.open)]
+
+
 def plan_keys(run: Run) -> list[RecordKey]:
     """The records of the sealed plan, in their order.
 

@@ -9,6 +9,7 @@ from safedefer.core.iteration.ids import finalize_task_id, item_digest, slice_ta
 from safedefer.core.iteration.state import (
     RunState,
     ShardState,
+    open_shard_keys,
     parse_run,
     parse_shard,
     plan_keys,
@@ -142,6 +143,10 @@ def test_one_scan_lists_the_shards_of_a_run_in_their_order() -> None:
     found = [parse_shard(record) for record in store.scan(RecordKind.SHARD, after=RUN_ID.hex(), limit=4)]
     assert [shard.index for shard in found] == [0, 2, 11, 999]
     assert {shard.run_id for shard in found} == {RUN_ID}
+
+
+def test_keys_of_open_shards_are_in_their_order() -> None:
+    assert open_shard_keys(RUN) == [shard_key(RUN_ID, 0), shard_key(RUN_ID, 2)]
 
 
 def test_sealed_plan_is_kept_in_as_many_records_as_it_needs() -> None:
