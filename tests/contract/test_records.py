@@ -69,6 +69,14 @@ def in_threads(count: int, action: Callable[[int], T]) -> list[T]:
         return list(pool.map(run, range(count)))
 
 
+def test_every_kind_has_a_place_of_its_own(store: RecordStore) -> None:
+    store.commit([insert("same", kind.value.encode(), kind) for kind in RecordKind])
+    found = store.get([key("same", kind) for kind in RecordKind])
+    assert {found_key.kind: record.data for found_key, record in found.items()} == {
+        kind: kind.value.encode() for kind in RecordKind
+    }
+
+
 def test_inserted_record_is_read_as_it_was_written(store: RecordStore) -> None:
     data = bytes(range(256)) * 3
     store.commit([insert("a", data)])

@@ -10,6 +10,7 @@ Every task:    claim it in the ledger; its rule; commit; create tasks; finish it
                A worker may die between any two of these: what it left undone is done by the next delivery.
 Plan:          read the run. There: `repeat_plan`. Not there: cut the queryset, `plan_run`, commit; on a conflict, or
                without an answer, read again and `repeat_plan` what is there.
+               A later task whose run is not there is refused for good: somebody has removed it.
 Slice, start:  read run and shard, `claim_shard`, commit. On a conflict read and decide again. Without an answer stop:
                a claim that may have been made is nobody's, and its lease ends by itself.
 Slice, work:   ask the budget; read a page of `page_size(shard)` rows behind the cursor. Before each row ask the budget
@@ -25,7 +26,7 @@ Stop:          give the ledger's lease back and answer as for a lost lease. Neve
 Reissue:       release the ledger's lease until then, create the same sealed call as a new task for then, answer 2xx.
 Finalize:      read the run, `start_finalize`, call, `finish_finalize`, commit; on a conflict read and decide again.
 Operations:    read, rule, commit, create; on a conflict read and decide again. After `resume_run` was committed,
-               `wake_shard` for each open shard, one commit each.
+               `wake_shard` for each of `open_shard_keys`, one commit each.
 
 Spec: docs/reference/iteration.md.
 """

@@ -27,13 +27,16 @@ def pause_run(run: Run, *, now: float) -> Decision:
 def resume_run(run: Run, *, now: float) -> Decision:
     """End a pause or a halt; `wake_shard` for each open shard follows.
 
-    One that is running may be resumed too: that only wakes its shards, which a resume before may have left undone.
+    It may be repeated on a run that goes on already: a resume before may have been stopped before it woke the shards,
+    or created the finalize task.
 
     Raises:
-        IterationError: It has ended, or is finalizing.
+        IterationError: It has ended.
     """
     if run.state is RunState.RUNNING:
         return Decision(run=run)
+    if run.state is RunState.FINALIZING:
+        return Decision(commands=(CreateFinalize(),), run=run)
     if run.state not in RESUMABLE:
         raise IterationError(f"an iteration that is {run.state.value} cannot be resumed")
     run = replace(

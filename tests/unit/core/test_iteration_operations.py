@@ -72,10 +72,11 @@ def test_resume_without_an_open_shard_finalizes() -> None:
 
 def test_resume_may_be_repeated() -> None:
     assert resume_run(RUN, now=NOW) == Decision(run=RUN)
+    assert resume_run(FINALIZING, now=NOW) == Decision(commands=(CreateFinalize(),), run=FINALIZING)
 
 
-@pytest.mark.parametrize("run", [FINALIZING, DONE, CANCELLED])
-def test_resume_refuses_a_run_without_open_work(run: Run) -> None:
+@pytest.mark.parametrize("run", [DONE, CANCELLED])
+def test_resume_refuses_a_run_that_has_ended(run: Run) -> None:
     with pytest.raises(IterationError, match="cannot be resumed"):
         resume_run(run, now=NOW)
 
