@@ -28,6 +28,7 @@ from safedefer.core.iteration.operations import (
     wake_shard,
 )
 from safedefer.core.iteration.planning import plan_run, repeat_plan
+from safedefer.core.iteration.rows import open_shard_keys, parse_run, parse_shard, run_key, shard_key
 from safedefer.core.iteration.slices import (
     NO_WORK,
     Work,
@@ -41,16 +42,7 @@ from safedefer.core.iteration.slices import (
     keep_lease,
     page_size,
 )
-from safedefer.core.iteration.state import (
-    Run,
-    RunState,
-    Shard,
-    open_shard_keys,
-    parse_run,
-    parse_shard,
-    run_key,
-    shard_key,
-)
+from safedefer.core.iteration.state import Run, RunState, Shard
 from safedefer.core.ledger import (
     Busy,
     Claimed,

@@ -8,7 +8,8 @@ from typing import TypeAlias
 
 from safedefer.core.iteration.ids import finalize_task_id, item_digest, slice_task_id
 from safedefer.core.iteration.items import ItemPolicy, OnError
-from safedefer.core.iteration.state import Run, RunState, Shard, ShardState, parse_run, parse_shard, run_key
+from safedefer.core.iteration.rows import parse_run, parse_shard, run_key
+from safedefer.core.iteration.state import Run, RunState, Shard, ShardState
 from safedefer.core.names import TaskId
 from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
 from safedefer.errors import QueueUnavailableError, RecordConflictError, StoreUnavailableError

@@ -3,7 +3,8 @@
 from hashlib import sha256
 
 from safedefer.core.iteration.decisions import Decision
-from safedefer.core.iteration.state import Run, RunState, Shard, parse_run, parse_shard, run_key, shard_key
+from safedefer.core.iteration.rows import parse_run, parse_shard, run_key, shard_key
+from safedefer.core.iteration.state import Run, RunState, Shard
 from safedefer.core.names import TaskId
 from safedefer.core.records import Put, Record
 

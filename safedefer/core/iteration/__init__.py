@@ -1,7 +1,7 @@
 """Sharded iteration as plain values, and the rules between them. Pure: the time is given, nothing is read or written.
 
-`state` has what is kept, `ids` the task ids that follow from it, `decisions` what a rule answers. The rules are in
-`planning`, `slices`, `items` and `operations`; `budget` and `progress` only calculate.
+`state` has what is kept, `rows` its records, `ids` the task ids that follow from it, `decisions` what a rule answers.
+The rules are in `planning`, `slices`, `items` and `operations`; `budget` and `progress` only calculate.
 
 A rule takes rows as they were read and returns a `Decision`: changes for one `RecordStore.commit`, then commands in
 their order. No commands: the worker goes on. Whoever drives the rules keeps to this order, and to nothing else:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
-from safedefer.core.iteration.state import Run, Shard, put_run, put_shard
+from safedefer.core.iteration.rows import put_run, put_shard
+from safedefer.core.iteration.state import Run, Shard
 from safedefer.core.records import Change
 
 

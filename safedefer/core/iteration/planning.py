@@ -5,16 +5,8 @@ from hashlib import sha256
 from typing import Final
 
 from safedefer.core.iteration.decisions import ACKNOWLEDGE, Command, CreateFinalize, Decision, slice_of
-from safedefer.core.iteration.state import (
-    MAX_POSITION_BYTES,
-    Run,
-    RunState,
-    Shard,
-    ShardState,
-    put_plan,
-    put_run,
-    put_shard,
-)
+from safedefer.core.iteration.rows import MAX_POSITION_BYTES, put_plan, put_run, put_shard
+from safedefer.core.iteration.state import Run, RunState, Shard, ShardState
 from safedefer.core.limits import FIRST_BATCH_ROWS, MAX_SHARDS
 from safedefer.core.names import TaskId
 from safedefer.core.records import Put

@@ -6,7 +6,8 @@ import pytest
 
 from safedefer.core.iteration.decisions import ACKNOWLEDGE, CreateFinalize, CreateSlice
 from safedefer.core.iteration.planning import plan_run, repeat_plan
-from safedefer.core.iteration.state import RunState, ShardState, parse_run, parse_shard, run_key
+from safedefer.core.iteration.rows import parse_run, parse_shard, run_key
+from safedefer.core.iteration.state import RunState, ShardState
 from safedefer.core.records import Put, RecordKind
 from safedefer.errors import InvalidKeyRangesError, RecordConflictError
 from safedefer.testing.fakes import MemoryRecords

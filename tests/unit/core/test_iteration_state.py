@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from safedefer.core.iteration.ids import finalize_task_id, item_digest, slice_task_id
-from safedefer.core.iteration.state import (
-    RunState,
-    ShardState,
+from safedefer.core.iteration.rows import (
     open_shard_keys,
     parse_run,
     parse_shard,
@@ -19,6 +17,7 @@ from safedefer.core.iteration.state import (
     run_key,
     shard_key,
 )
+from safedefer.core.iteration.state import RunState, ShardState
 from safedefer.core.limits import ITERATION_AGE, ITERATION_KEPT
 from safedefer.core.names import TaskId
 from safedefer.core.records import MAX_RECORD_BYTES, MAX_RECORD_ID, Record, RecordKind
