@@ -60,6 +60,8 @@ def test_T13_thief_of_a_key_cannot_stretch_the_life_of_an_envelope(site: Site) -
         ({"not_before": now - 5}, Reason.CLAIMS_MALFORMED),
         ({"expires_at": now - 5}, Reason.CLAIMS_MALFORMED),
     ):
-        assert site.post(site.forge(wire, claims={**dates, "task_id": os.urandom(16)})).status == 204
+        # A clock may be wrong, and is asked again; nothing else of this is.
+        expected = 409 if reason is Reason.ISSUED_IN_FUTURE else 204
+        assert site.post(site.forge(wire, claims={**dates, "task_id": os.urandom(16)})).status == expected
         assert site.dispatches()[-1].reason is reason
     assert site.traces() == []
