@@ -28,6 +28,8 @@ WAIT_SECONDS: Final = 20.0
 CALLS: Final = 12
 LARGE_BYTES: Final = 2_500_000
 MANY: Final = 150
+VISITORS: Final = 2_000
+SHARDS: Final = 4
 KEEP: Final = os.environ.get("KEEP") == "1"
 """Leave everything running at the end."""
 
@@ -92,7 +94,8 @@ def main() -> int:
         origin = read_line(start(processes, stack, [sys.executable, str(SHOP / "serve.py")], environment))
         say(f"  {origin}/_safedefer/")
         shop = Shop(origin, environment)
-        report = [*main_job(shop), *many(shop), *lost_and_found(shop, environment), *large_and_repeated(shop, "orm")]
+        report = [*main_job(shop), *many(shop), *lost_and_found(shop, environment), *every_row(shop)]
+        report += large_and_repeated(shop, "orm")
         with second_site(processes, environment) as datastore_shop:
             report += large_and_repeated(datastore_shop, "datastore")
         shop.use()
@@ -193,6 +196,25 @@ def second_site(processes: list[subprocess.Popen[str]], environment: dict[str, s
         say(f"  {shop.origin}/_safedefer/")
         shop.use("datastore")
         yield shop
+
+
+def every_row(shop: Shop) -> Iterator[Line]:
+    """A function for every row of a queryset, in shards, and another one at the end."""
+    from orders.models import Customer, Letter  # noqa: PLC0415  # Django is set up by now.
+    from orders.tasks import thank, thanked, visitors  # noqa: PLC0415
+
+    from safedefer import defer_iteration_with_finalize  # noqa: PLC0415
+
+    say(f"Walking {VISITORS:,} rows in {SHARDS} shards ...")
+    Customer.objects.bulk_create(Customer(name=f"visitor {number}") for number in range(VISITORS))
+    defer_iteration_with_finalize(visitors.bind(), thank, thanked, "thank you", _shards=SHARDS)
+    letters = Letter.objects.filter(text="thank you")
+    wait_until("rows", letters.count, VISITORS)
+    finished = Letter.objects.filter(text="All: thank you")
+    wait_until("finalize", finished.count, 1)
+    yield Line("rows walked, each once", str(VISITORS), str(letters.values("customer").distinct().count()))
+    yield Line("calls for them", str(VISITORS), str(letters.count()))
+    yield Line("finalized", "1", str(finished.count()))
 
 
 def large_and_repeated(shop: Shop, store: str) -> Iterator[Line]:

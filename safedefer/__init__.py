@@ -12,18 +12,28 @@ from safedefer.api import (
     defer_many,
     deferrable,
 )
+from safedefer.api_iteration import (
+    BoundQuerySet,
+    DeferrableQuerySet,
+    Iteration,
+    defer_iteration_with_finalize,
+    deferrable_queryset,
+)
 from safedefer.core.control import Drop, Retry
 from safedefer.core.retries import RetryOptions
 from safedefer.errors import PartlyDeferredError, SafeDeferError
-from safedefer.flow.current import CurrentTask, current_task
+from safedefer.flow.current import CurrentTask, current_task, get_deferred_shard_index
 
 __all__ = [
+    "BoundQuerySet",
     "Call",
     "CurrentTask",
     "DeferOptions",
     "Deferrable",
+    "DeferrableQuerySet",
     "DeferredTask",
     "Drop",
+    "Iteration",
     "PartlyDeferredError",
     "Retry",
     "RetryOptions",
@@ -33,6 +43,9 @@ __all__ = [
     "adefer_many",
     "current_task",
     "defer",
+    "defer_iteration_with_finalize",
     "defer_many",
     "deferrable",
+    "deferrable_queryset",
+    "get_deferred_shard_index",
 ]

@@ -46,6 +46,7 @@ __all__ = [
     "UnencodableArgumentError",
     "UnknownFunctionError",
     "UnregisteredFunctionError",
+    "UnsupportedQuerySetError",
     "UsageError",
 ]
 
@@ -216,6 +217,10 @@ class DeadLetterError(UsageError):
 
 class IterationError(UsageError):
     """An iteration is not there, or not in a state that allows what was asked of it."""
+
+
+class UnsupportedQuerySetError(UsageError):
+    """A queryset cannot travel as it is; a registered queryset function can."""
 
 
 class PartlyDeferredError(SafeDeferError):

@@ -55,6 +55,15 @@ class TaskType(StrEnum):
     """A registered function with its arguments."""
     SWEEP = "sweep"
     """A look for what a crash left unsent."""
+    PLAN = "plan"
+    """The beginning of an iteration."""
+    SLICE = "slice"
+    """A piece of one of its shards."""
+    FINALIZE = "finalize"
+    """Its end."""
+
+
+ITERATION: Final = frozenset({TaskType.PLAN, TaskType.SLICE, TaskType.FINALIZE})
 
 
 @final

@@ -133,6 +133,20 @@ class Parameters:
                 raise UnencodableArgumentError(place, f"parameter {parameter.name!r}: {problem}")
         raise UnencodableArgumentError("args", "an argument changed while it was looked at")
 
+    def without_first(self) -> "Parameters":
+        """All but the first, which an iteration gives the row to.
+
+        Raises:
+            InvalidCallError: There is none that takes a positional argument.
+        """
+        if not self._in_order:
+            raise InvalidCallError("a callback takes the row as its first positional argument")
+        rest = [parameter for parameter in self.all if parameter is not self._in_order[0]]
+        signature = self.signature.replace(
+            parameters=[p for name, p in self.signature.parameters.items() if name != self._in_order[0].name]
+        )
+        return Parameters(rest, signature)
+
     def fingerprint(self, name: str, version: int) -> bytes:
         """16 bytes of what the function takes: name, version, and each parameter's name, kind, type and need.
 

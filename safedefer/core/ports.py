@@ -203,6 +203,64 @@ class CommitHook(Protocol):
         ...
 
 
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class WalkedPage:
+    """Rows of one key range, each with its place.
+
+    Attributes:
+        rows: The row, and the cursor that stands at it.
+        ends: Whether there was nothing behind them.
+    """
+
+    rows: Sequence[tuple[object, bytes]]
+    ends: bool
+
+
+class QuerySets(Protocol):
+    """Walks querysets: cut into key ranges, read by pages. Ranges and cursors are opaque outside of it."""
+
+    def describe(self, queryset: object) -> tuple[str, str]:
+        """The model's label and the alias of a queryset of all rows of a model.
+
+        Raises:
+            UnsupportedQuerySetError: It is another one; the message says what to do.
+        """
+        ...
+
+    def all_rows(self, label: str, using: str) -> object:
+        """The queryset of all rows of a model.
+
+        Raises:
+            ArgumentsRefusedError: There is no such model or alias, or its rows may not be walked so.
+        """
+        ...
+
+    def cut(
+        self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None
+    ) -> Sequence[bytes]:
+        """Cut a queryset into key ranges.
+
+        Raises:
+            InvalidKeyRangesError: It cannot be walked along that field, or the getter returned no key ranges.
+        """
+        ...
+
+    def estimate(self, queryset: object) -> int | None:
+        """How many rows there may be; None where that would take long."""
+        ...
+
+    def read_page(
+        self, queryset: object, order_field: str, key_range: bytes, cursor: bytes | None, limit: int
+    ) -> WalkedPage:
+        """The rows of a key range behind a cursor.
+
+        Raises:
+            UnavailableError: The database did not answer.
+        """
+        ...
+
+
 class Outbox(Protocol):
     """Calls that wait to be sent, each in the database whose transaction it belongs to."""
 

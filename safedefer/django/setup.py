@@ -12,6 +12,7 @@ from django.apps import apps
 from django.conf import settings as django_settings
 
 from safedefer.api import registry
+from safedefer.api_iteration import queryset_functions
 from safedefer.core.claims import Producer
 from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
@@ -27,6 +28,7 @@ from safedefer.django.outbox import DjangoOutbox, NoOutbox
 from safedefer.django.records import OrmRecords
 from safedefer.django.surroundings import DjangoSurroundings, follow_requests
 from safedefer.django.transactions import DjangoCommitHook
+from safedefer.django.walks import DjangoQuerySets
 from safedefer.errors import ConfigurationError
 from safedefer.flow.ledger import Ledger
 from safedefer.flow.queues import prepare_queues
@@ -50,6 +52,7 @@ def start() -> None:
     settings, problems = read_settings(django_settings, os.environ)
     import_task_modules(settings.modules if settings is not None else ("tasks",))
     registry.seal(DjangoReferences())
+    queryset_functions.seal(DjangoReferences())
     follow_requests()
     if settings is None:
         text = "safedefer is not configured: " + " ".join(str(problem) for problem in problems if problem.is_error)
@@ -87,6 +90,7 @@ def build_runtime(settings: Settings) -> Runtime:
     records = make_records(settings, target.project)
     return Runtime(
         registry=registry,
+        queryset_functions=queryset_functions,
         ring=make_ring(settings.keys, settings.environment, target.project),
         deployment=Deployment(settings.environment, target.project),
         policy=Policy(
@@ -103,6 +107,7 @@ def build_runtime(settings: Settings) -> Runtime:
         tokens=OidcVerifier(token_policy, keys.find, clock.time),
         resolver=DjangoReferences(),
         commits=DjangoCommitHook(),
+        querysets=DjangoQuerySets(),
         outbox=DjangoOutbox() if settings.outbox else NoOutbox(),
         surroundings=DjangoSurroundings(),
         invoker=DjangoInvoker(),

@@ -2,6 +2,8 @@
 
 import logging
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Final
@@ -47,29 +49,45 @@ def describe_task(runtime: Runtime, claims: Claims, dispatch: Dispatch, attempt:
     )
 
 
+@contextmanager
+def within(runtime: Runtime, claims: Claims, task: CurrentTask) -> Iterator[None]:
+    """Let the block know its task, in the surroundings of whoever deferred it."""
+    token = executing.set(task)
+    try:
+        with runtime.surroundings.restored(claims.surroundings):
+            yield
+    finally:
+        executing.reset(token)
+
+
 def call_function(
     runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments, task: CurrentTask
 ) -> None:
-    """Call the function. It takes a VerifiedBody as proof that the checks were made.
+    """Call the function of a task. It takes a VerifiedBody as proof that the checks were made.
 
     Raises:
         FunctionFailedError: The function raised; its exception is the cause.
     """
-    claims = body.claims
-    token = executing.set(task)
+    with within(runtime, body.claims, task):
+        call_verified(runtime, function, body, arguments)
+
+
+def call_verified(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments) -> None:
+    """Call a function that a verified body names, where its task is known already.
+
+    Raises:
+        FunctionFailedError: The function raised; its exception is the cause.
+    """
     try:
-        with runtime.surroundings.restored(claims.surroundings):
-            runtime.invoker.call(function.function, arguments.args, arguments.kwargs)
+        runtime.invoker.call(function.function, arguments.args, arguments.kwargs)
     except (KeyboardInterrupt, GeneratorExit):  # The process is ending.
         raise
     except BaseException as error:  # The function may raise anything, such as CancelledError; each means a retry.
-        failure = FunctionFailedError(f"{function.name} failed in task {claims.task_id.hex()}")
+        failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
         failure.__cause__ = error
         if not isinstance(error, Drop | Retry):
             _report(runtime, function, body, failure)
         raise failure from error
-    finally:
-        executing.reset(token)
 
 
 def _report(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, failure: FunctionFailedError) -> None:

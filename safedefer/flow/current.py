@@ -70,6 +70,15 @@ class CurrentTask:
         return f"<CurrentTask {self.id} {self.function} attempt {self.attempt}>"
 
 
+walking: Final[ContextVar[int | None]] = ContextVar("safedefer_walking", default=None)
+"""Index of the shard whose row is being called for here."""
+
+
+def get_deferred_shard_index() -> int | None:
+    """Index of the shard that the present callback of an iteration belongs to; None outside of one."""
+    return walking.get()
+
+
 executing: Final[ContextVar[CurrentTask | None]] = ContextVar("safedefer_executing", default=None)
 """The task that this thread or coroutine executes."""
 

@@ -186,6 +186,24 @@ def seal_call(
     body = encode_arguments(
         function.parameters, args, kwargs, runtime.resolver, with_related=not options.wipe_related_caches
     )
+    return seal_body(runtime, TaskType.CALL, function, options, body, task_id=task_id, surroundings=surroundings)
+
+
+def seal_body(
+    runtime: Runtime,
+    kind: TaskType,
+    function: RegisteredFunction,
+    options: TaskOptions,
+    body: bytes,
+    *,
+    task_id: TaskId | None = None,
+    surroundings: Surroundings | None = None,
+) -> SealedCall:
+    """Sign and measure an encoded body. Sends nothing.
+
+    Raises:
+        UsageError: An option, or the size cannot work.
+    """
     if len(body) > runtime.body_cap_bytes:
         raise PayloadTooLargeError(
             f"the arguments of {function.name} take {len(body):,} bytes, the cap is {runtime.body_cap_bytes:,}; "
@@ -199,7 +217,7 @@ def seal_call(
     now = runtime.clock.time()
     schedule_time = _schedule_time(runtime, options, now)
     claims = Claims(
-        type=TaskType.CALL,
+        type=kind,
         audience=runtime.policy.audience(runtime.default_queue if options.queue is None else options.queue),
         function=function.ref,
         producer=runtime.producer,

@@ -9,11 +9,12 @@ from datetime import timedelta
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
-from safedefer.core.claims import CODEC_ID, Claims, Storage, TaskType
+from safedefer.core.claims import CODEC_ID, ITERATION, Claims, Storage, TaskType
 from safedefer.core.codec import decode_arguments
 from safedefer.core.control import Drop, Retry
 from safedefer.core.envelope import parse_envelope
 from safedefer.core.function import RegisteredFunction
+from safedefer.core.iteration.decisions import Acknowledge, CreateFinalize, CreateSlice, Reissue, Stop
 from safedefer.core.ledger import Busy, Claim, Claimed, Finished
 from safedefer.core.limits import CLOCK_SKEW
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body, verify_envelope
@@ -23,6 +24,7 @@ from safedefer.errors import (
     ClaimsError,
     FunctionFailedError,
     LeaseLostError,
+    QueueUnavailableError,
     Reason,
     ReferenceMissingError,
     RejectedError,
@@ -34,6 +36,8 @@ from safedefer.flow.calling import call_function, describe_task, load_arguments,
 from safedefer.flow.defer import discard_overflow
 from safedefer.flow.dispatch import Dispatch, check_form, read_exactly
 from safedefer.flow.giving_up import Attempted, give_up
+from safedefer.flow.iterate import forget_run, function_of, work_on
+from safedefer.flow.iteration_tasks import create_iteration_task
 from safedefer.flow.ledger import Lease
 from safedefer.flow.outbox import run_sweep, tend_outbox
 from safedefer.flow.outcome import Outcome, Verdict, judge
@@ -173,6 +177,10 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
     attempted.verified = envelope
     _check_times(runtime, claims, data)
 
+    # Tasks of an iteration: what they call is in a sealed plan, and in the ledger they always are.
+    if claims.type in ITERATION:
+        return _iterate(runtime, dispatch, progress, envelope, data)
+
     # 7. The function is registered; its parameters may have changed since, which decoding decides.
     function = runtime.registry.find(claims.function.name, claims.function.version)
 
@@ -221,6 +229,46 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
     # 13. Its end is recorded before the queue is told; what was kept for it is removed.
     _finish(runtime, attempted, claims)
     return Reason.EXECUTED, ""
+
+
+def _iterate(
+    runtime: Runtime, dispatch: Dispatch, progress: _Progress, envelope: VerifiedEnvelope, data: bytes
+) -> tuple[Reason, str]:
+    """Steps 8 to 13 for a task of an iteration, whose work ends in commands."""
+    claims, attempted = envelope.claims, progress.attempted
+    standing = runtime.ledger.look(claims)
+    _check_standing(runtime, standing.claim, claims, data)
+    body = _fetch_body(runtime, envelope)
+    lease = _check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
+    if lease is None:
+        raise LeaseLostError("another worker has claimed the task")
+    attempted.take(lease)
+    attempted.executed = True
+    progress.learn(attempt=attempted.number)
+    runtime.audit.emit(replace(progress.event, accepted=True, reason=Reason.ACCEPTED, severity=Severity.INFO))
+    try:
+        ended = work_on(runtime, body, data, describe_task(runtime, claims, dispatch, attempted.number))
+    except FunctionFailedError as failure:
+        return Reason.FUNCTION_FAILED, type(failure.__cause__).__name__
+    if ended is None:
+        _finish(runtime, attempted, claims)
+        return Reason.EXECUTED, "the iteration is gone"
+    for command in ended.commands:
+        match command:
+            case CreateSlice() | CreateFinalize():
+                function = function_of(ended.walk, command).ref
+                create_iteration_task(runtime, ended.walk.claims, ended.run, command, function)
+            case Reissue(at=at):
+                runtime.ledger.release(lease, until=at)
+                attempted.lease = None
+                raise _LaterError(Reason.LEASE_HELD, claims, data, at=at, mark=f"after {lease.entry.fence}")
+            case Acknowledge():
+                _finish(runtime, attempted, claims)
+                forget_run(runtime, ended)
+                return Reason.EXECUTED, ""
+            case Stop():
+                break
+    raise LeaseLostError("a task of an iteration cannot end yet")
 
 
 @final
@@ -318,6 +366,8 @@ def _unavailable(error: UnavailableError) -> Reason:
             return Reason.LEASE_LOST
         case StoreUnavailableError():
             return Reason.STORE_UNAVAILABLE
+        case QueueUnavailableError():
+            return Reason.REISSUE_FAILED
         case _:
             return Reason.REFERENCES_UNAVAILABLE
 

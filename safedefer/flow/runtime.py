@@ -20,6 +20,7 @@ from safedefer.core.ports import (
     FailureSink,
     Invoker,
     Outbox,
+    QuerySets,
     RecordStore,
     ReferenceResolver,
     SurroundingsSource,
@@ -40,6 +41,7 @@ class Runtime:
 
     Attributes:
         registry: The functions that may run.
+        queryset_functions: Those that give the querysets of iterations.
         ring: The keys that sign and verify.
         deployment: What every tag is bound to.
         policy: Who this handler is.
@@ -54,6 +56,7 @@ class Runtime:
     """
 
     registry: Registry
+    queryset_functions: Registry
     ring: KeyRing
     deployment: Deployment
     policy: Policy
@@ -65,6 +68,7 @@ class Runtime:
     resolver: ReferenceResolver
     commits: CommitHook
     outbox: Outbox
+    querysets: QuerySets
     surroundings: SurroundingsSource
     invoker: Invoker
     audit: AuditSink

@@ -11,7 +11,7 @@ import pytest
 import safedefer
 from safedefer.core import signing
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body
-from safedefer.flow import calling
+from safedefer.flow import calling, iterate
 from tests.support.builders import make_envelope, verified
 
 PACKAGE = Path(safedefer.__file__).parent
@@ -55,8 +55,15 @@ def test_T27_verified_types_are_made_in_one_place() -> None:
 
 
 def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> None:
-    assert uses_of("runtime.invoker.call(") == ["flow/calling.py call_function"]
-    assert uses_of("call_function(") == ["flow/execute.py _verify_and_execute"]
+    assert uses_of("runtime.invoker.call(") == ["flow/calling.py call_verified"]
+    # Of an iteration, what is called for each row and at its end comes from the body of its verified plan.
+    assert sorted(uses_of("call_function(")) == [
+        "flow/execute.py _verify_and_execute",
+        "flow/iterate.py _finalize",
+    ]
+    assert sorted(uses_of("call_verified(")) == ["flow/calling.py call_function", "flow/iterate.py _call_for"]
+    assert calling.call_verified.__annotations__["body"] is signing.VerifiedBody
+    assert iterate.Walk.__annotations__["body"] is signing.VerifiedBody
     assert calling.call_function.__annotations__["body"] is signing.VerifiedBody
 
 

@@ -54,6 +54,18 @@ class Site:
         """URL of the handler; also the audience of its tokens."""
         return self.origin + PATH
 
+    def pause(self) -> None:
+        """Let nothing of the queue `default` be dispatched."""
+        with open_channel(self.cloud.tasks.address) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            client.pause_queue(name=f"projects/local/locations/local1/queues/{QUEUE}")
+
+    def resume(self) -> None:
+        """The end of a pause."""
+        with open_channel(self.cloud.tasks.address) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            client.resume_queue(name=f"projects/local/locations/local1/queues/{QUEUE}")
+
     def run_tasks(self) -> None:
         """Wait until nothing is due and nothing is being dispatched."""
         assert self.cloud.tasks.wait_idle(WAIT_SECONDS), "the local cloud did not become idle"

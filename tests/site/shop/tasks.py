@@ -8,9 +8,20 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from django.db import models
 from django.utils import timezone, translation
 
-from safedefer import Drop, Retry, RetryOptions, current_task, deferrable, environment
+from safedefer import (
+    Drop,
+    Iteration,
+    Retry,
+    RetryOptions,
+    current_task,
+    deferrable,
+    deferrable_queryset,
+    environment,
+    get_deferred_shard_index,
+)
 from tests.site.shop.models import Customer, Draft, Order, Parcel, Seat, Trace
 
 
@@ -219,3 +230,54 @@ meeting = threading.Barrier(2)
 async def meet_in_threads() -> None:
     """Meet another one, each in a thread of the event loop's own."""
     await asyncio.get_running_loop().run_in_executor(None, meeting.wait, 20)
+
+
+@deferrable_queryset("shop.customers_named")
+def customers_named(prefix: str) -> models.QuerySet[Customer]:
+    """Customers whose name begins so."""
+    return Customer.objects.filter(name__startswith=prefix)
+
+
+broken: set[str] = set()
+"""Names of the customers whose callback fails."""
+
+
+@deferrable(name="shop.visit")
+def visit(customer: Customer, greeting: str, *, loud: bool = False) -> None:
+    """Leave a visit to a row."""
+    if customer.name in broken:
+        raise RuntimeError(customer.name)
+    trace("visit", customer.name, greeting, loud, get_deferred_shard_index() is not None)
+
+
+@deferrable(name="shop.all_visited")
+def all_visited(greeting: str, *, loud: bool = False) -> None:
+    """Leave that every row was visited."""
+    trace("finalized", greeting, loud)
+
+
+@deferrable(name="shop.visit_until_told")
+def visit_until_told(customer: Customer, last: str) -> None:
+    """Leave a visit, and have the iteration pause behind one of the rows."""
+    trace("visit", customer.name)
+    task = current_task()
+    if customer.name == last and task is not None and task.parent_id is not None:
+        Iteration(task.parent_id).pause()
+
+
+@deferrable(name="shop.all_told")
+def all_told(last: str) -> None:
+    """Leave that every row was visited."""
+    trace("finalized", last)
+
+
+@deferrable(name="shop.avisit")
+async def avisit(customer: Customer) -> None:
+    """Leave a visit from a coroutine function."""
+    await Trace.objects.acreate(text=f"visit {customer.name} {get_deferred_shard_index() is not None}")
+
+
+@deferrable(name="shop.aall_visited")
+async def aall_visited() -> None:
+    """Leave that every row was visited."""
+    await Trace.objects.acreate(text="finalized")

@@ -246,6 +246,8 @@ class Ports:
         registry.seal(self.rows)
         values: dict[str, Any] = {
             "registry": registry,
+            "queryset_functions": Registry(),
+            "querysets": None,
             "ring": RING,
             "deployment": DEPLOYMENT,
             "policy": POLICY,

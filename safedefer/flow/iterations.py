@@ -1,0 +1,174 @@
+"""An iteration from outside: begun, looked at, paused, resumed, cancelled."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final, final
+
+from safedefer.core.claims import TaskType
+from safedefer.core.function import RegisteredFunction
+from safedefer.core.iteration.decisions import Command, CreateFinalize, CreateSlice, Decision
+from safedefer.core.iteration.operations import cancel_run, pause_run, resume_run, wake_shard
+from safedefer.core.iteration.progress import Progress, measure_progress
+from safedefer.core.iteration.rows import open_shard_keys, parse_run, parse_shard, shard_key
+from safedefer.core.iteration.state import Run
+from safedefer.core.names import TaskId, parse_task_id
+from safedefer.core.options import TaskOptions
+from safedefer.core.records import RecordKind
+from safedefer.errors import IterationError, RecordConflictError, StoreUnavailableError
+from safedefer.flow.defer import keep_body, seal_body, send_after_commit, send_call
+from safedefer.flow.iterate import find_walk, function_of, read_run
+from safedefer.flow.iteration_tasks import create_iteration_task
+from safedefer.flow.runtime import Runtime, current_runtime
+
+logger: Final = logging.getLogger("safedefer.iteration")
+_TRIES: Final = 8
+_PAGE: Final = 100
+
+
+@final
+class Iteration:
+    """A handle of one iteration.
+
+    Attributes:
+        id: Its identity, in hex.
+        run_id: The same as bytes: the task id of its plan.
+    """
+
+    def __init__(self, id: str) -> None:  # noqa: A002  # What it is called everywhere.
+        self.id: str = id
+        self.run_id: TaskId = _parse(id)
+
+    def progress(self) -> Progress | None:
+        """How far it is; None before its plan task has run, and after its records were removed.
+
+        Raises:
+            StoreUnavailableError: The store did not answer.
+        """
+        runtime = current_runtime()
+        run = read_run(runtime, self.run_id)
+        return None if run is None else progress_of(runtime, run)
+
+    def pause(self) -> None:
+        """Let no slice begin; those under way end at their next checkpoint.
+
+        Raises:
+            IterationError: There is none of this id, or it has ended.
+        """
+        change_run(current_runtime(), self.run_id, lambda run, now: pause_run(run, now=now))
+
+    def resume(self) -> None:
+        """Go on after a pause, or a halt.
+
+        Raises:
+            IterationError: There is none of this id, or it has ended.
+        """
+        runtime = current_runtime()
+        run = change_run(runtime, self.run_id, lambda run, now: resume_run(run, now=now))
+        for index in sorted(run.open):
+            _wake(runtime, run, index)
+
+    def cancel(self) -> None:
+        """End it without its finalize.
+
+        Raises:
+            IterationError: There is none of this id, or it is done.
+        """
+        change_run(current_runtime(), self.run_id, lambda run, now: cancel_run(run, now=now))
+
+    def __repr__(self) -> str:
+        return f"<Iteration {self.id}>"
+
+
+def begin_iteration(runtime: Runtime, callback: RegisteredFunction, options: TaskOptions, body: bytes) -> Iteration:
+    """Seal and send a plan: now, or once the transaction that is open on its alias has committed.
+
+    Raises:
+        UsageError: It cannot work, or is too large for a task.
+        ConfigurationError: No such queue, or Cloud Tasks refuses the task.
+        QueueUnavailableError: Cloud Tasks did not answer.
+    """
+    call = seal_body(runtime, TaskType.PLAN, callback, options, body)
+    keep_body(runtime, call)
+    if runtime.commits.in_transaction(options.using):
+        send_after_commit(runtime, call)
+    else:
+        send_call(runtime, call)
+    return Iteration(call.claims.task_id.hex())
+
+
+def list_runs(runtime: Runtime) -> Iterator[Run]:
+    """Every iteration whose records are there.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    after = ""
+    while page := runtime.records.scan(RecordKind.RUN, after=after, limit=_PAGE):
+        yield from map(parse_run, page)
+        after = page[-1].key.id
+
+
+def progress_of(runtime: Runtime, run: Run) -> Progress:
+    """How far a run is.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    shards = [parse_shard(record) for record in runtime.records.get(open_shard_keys(run)).values()]
+    return measure_progress(run, shards, now=runtime.clock.time())
+
+
+def change_run(runtime: Runtime, run_id: TaskId, rule: Callable[[Run, float], Decision]) -> Run:
+    """Have a rule change a run, on top of whatever was written beside it; gives the run as it is then.
+
+    Raises:
+        IterationError: There is no such run, or the rule refuses.
+        StoreUnavailableError: The store did not answer.
+    """
+    for _ in range(_TRIES):
+        run = read_run(runtime, run_id)
+        if run is None:
+            raise IterationError("there is no such iteration, or not yet")
+        decision = rule(run, runtime.clock.time())
+        if decision.changes:
+            try:
+                runtime.records.commit(decision.changes)
+            except RecordConflictError:
+                continue
+        changed = decision.run or run
+        _create(runtime, changed, decision.commands)
+        return changed
+    raise StoreUnavailableError("others were always first to change an iteration")
+
+
+def _wake(runtime: Runtime, run: Run, index: int) -> None:
+    key = shard_key(run.id, index)
+    for _ in range(_TRIES):
+        record = runtime.records.get([key]).get(key)
+        if record is None:
+            return
+        decision = wake_shard(run, parse_shard(record), now=runtime.clock.time())
+        try:
+            if decision.changes:
+                runtime.records.commit(decision.changes)
+        except RecordConflictError:
+            continue
+        _create(runtime, run, decision.commands)
+        return
+    raise StoreUnavailableError("others were always first to change a shard")
+
+
+def _create(runtime: Runtime, run: Run, commands: tuple[Command, ...]) -> None:
+    wanted = [command for command in commands if isinstance(command, CreateSlice | CreateFinalize)]
+    if not wanted:
+        return
+    walk = find_walk(runtime, run)
+    for command in wanted:
+        create_iteration_task(runtime, walk.claims, run, command, function_of(walk, command).ref)
+
+
+def _parse(text: str) -> TaskId:
+    try:
+        return parse_task_id(bytes.fromhex(text))
+    except ValueError:
+        raise IterationError("an id of an iteration is 32 hex digits") from None

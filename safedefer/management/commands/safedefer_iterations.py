@@ -1,0 +1,106 @@
+"""`manage.py safedefer_iterations`: how far iterations are, and pause, resume, cancel."""
+
+import time
+from argparse import ArgumentParser
+from typing import Any, Final
+
+from django.core.management.base import BaseCommand, CommandError
+
+from safedefer.core.iteration.progress import Progress
+from safedefer.core.iteration.rows import open_shard_keys, parse_shard
+from safedefer.core.iteration.state import ENDED, Run
+from safedefer.errors import SafeDeferError
+from safedefer.flow.iterate import read_run
+from safedefer.flow.iterations import Iteration, list_runs, progress_of
+from safedefer.flow.runtime import Runtime, current_runtime
+
+_BAR: Final = 30
+_SECOND: Final = 1.0
+
+
+class Command(BaseCommand):
+    """Lists iterations, shows one as it goes on, and changes its course."""
+
+    help = "How far iterations are; pause, resume or cancel them."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """What to do, and with which iteration."""
+        actions = parser.add_subparsers(dest="action", required=True)
+        actions.add_parser("list", help="one line for each")
+        show = actions.add_parser("show", help="one, with a bar for each open shard")
+        show.add_argument("id", help="as `list` gives it")
+        show.add_argument("--watch", action="store_true", help="once a second until it has ended")
+        for name, text in (
+            ("pause", "let no slice begin; those under way end at their next checkpoint"),
+            ("resume", "go on after a pause, or a halt"),
+            ("cancel", "end it without its finalize"),
+        ):
+            actions.add_parser(name, help=text).add_argument("id", nargs="+", help="as `list` gives them")
+
+    def handle(self, *, action: str, **options: Any) -> None:
+        """Do it.
+
+        Raises:
+            CommandError: Something was not done; the message says what.
+        """
+        try:
+            runtime = current_runtime()
+            if action == "list":
+                self._list(runtime)
+            elif action == "show":
+                self._show(runtime, options["id"], watch=options["watch"])
+            else:
+                for iteration_id in options["id"]:
+                    getattr(Iteration(iteration_id), action)()
+                    self.stdout.write(f"{iteration_id}: {action} was asked for")
+        except SafeDeferError as error:
+            raise CommandError(str(error)) from None
+
+    def _list(self, runtime: Runtime) -> None:
+        count = 0
+        for run in list_runs(runtime):
+            count += 1
+            self.stdout.write(f"{run.id.hex()}  {describe(progress_of(runtime, run))}")
+        self.stdout.write(f"{count} iterations")
+
+    def _show(self, runtime: Runtime, iteration_id: str, *, watch: bool) -> None:
+        run = self._read(runtime, iteration_id)
+        self._print(runtime, run)
+        while watch and run.state not in ENDED:
+            time.sleep(_SECOND)
+            found = read_run(runtime, run.id)
+            if found is None:
+                self.stdout.write("it has ended, and its records are removed")
+                return
+            run = found
+            if self.stdout.isatty():
+                self.stdout.write("\x1b[2J\x1b[H", ending="")
+            self._print(runtime, run)
+
+    def _read(self, runtime: Runtime, iteration_id: str) -> Run:
+        run = read_run(runtime, Iteration(iteration_id).run_id)
+        if run is None:
+            raise CommandError("there is no such iteration, or its records are removed")
+        return run
+
+    def _print(self, runtime: Runtime, run: Run) -> None:
+        self.stdout.write(f"{run.id.hex()}  {describe(progress_of(runtime, run))}")
+        for record in runtime.records.get(open_shard_keys(run)).values():
+            shard = parse_shard(record)
+            failing = f", failing {shard.poison_tries} times" if shard.poison_tries else ""
+            self.stdout.write(
+                f"  shard {shard.index:>4}  {shard.state.value:<8} {shard.processed:>10,} rows, "
+                f"{shard.skipped} skipped, {shard.failed} failed calls{failing}"
+            )
+
+
+def describe(progress: Progress) -> str:
+    """One line of how far an iteration is."""
+    bar = "?" * _BAR if progress.percent is None else ("#" * int(progress.percent / 100 * _BAR)).ljust(_BAR, ".")
+    total = "" if progress.estimated_total is None else f" of about {progress.estimated_total:,}"
+    rate = "" if progress.rows_per_second is None else f", {progress.rows_per_second:,.0f} a second"
+    left = "" if progress.seconds_left is None else f", {progress.seconds_left:,.0f} s left"
+    return (
+        f"{progress.state.value:<10} [{bar}] {progress.rows:,}{total} rows, "
+        f"{progress.shards_done} of {progress.shards} shards{rate}{left}"
+    )

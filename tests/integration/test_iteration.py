@@ -1,0 +1,347 @@
+"""Iterations on real databases, through the local cloud: every row, once, and one finalize."""
+
+import io
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import transaction
+from google.api_core.exceptions import NotFound
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+
+from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
+from safedefer.core.iteration.rows import parse_run
+from safedefer.core.iteration.state import RunState
+from safedefer.core.records import Put, RecordKind
+from safedefer.errors import (
+    InvalidCallError,
+    InvalidOptionError,
+    IterationError,
+    Reason,
+    UnregisteredFunctionError,
+    UnsupportedQuerySetError,
+)
+from safedefer.key_ranges import sequential_int_key_ranges
+from tests.site.shop import tasks
+from tests.site.shop.models import Customer
+from tests.support.builders import ManualClock
+from tests.support.channels import open_channel
+from tests.support.site import Site
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_broken() -> Any:
+    yield
+    tasks.broken.clear()
+
+
+def populate(count: int, using: str = "default") -> list[str]:
+    names = [f"c{number:04d}" for number in range(count)]
+    Customer.objects.using(using).bulk_create(Customer(name=name) for name in names)
+    return names
+
+
+def visits(site: Site) -> Counter[str]:
+    return Counter(text.split()[1] for text in site.traces() if text.startswith("visit "))
+
+
+def finalized(site: Site) -> int:
+    return sum(text.startswith("finalized") for text in site.traces())
+
+
+def begin(queryset: object, *args: object, **options: Any) -> Iteration:
+    return defer_iteration_with_finalize(queryset, tasks.visit, tasks.all_visited, *(args or ("hi",)), **options)
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+@pytest.mark.parametrize("store", ["orm", "datastore"])
+def test_every_row_is_visited_once_and_then_finalize_runs_once(site: Site, using: str, store: str) -> None:
+    if store == "datastore":
+        use_datastore(site)
+    names = populate(230, using)
+    iteration = begin(Customer.objects.using(using).all(), "hello", loud=True, _shards=4)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert site.traces()[-1] == "finalized hello True"
+    assert {text.split(maxsplit=2)[2] for text in site.traces()[:-1]} == {"hello True True"}
+    assert finalized(site) == 1
+    # Its records are gone with it.
+    assert iteration.progress() is None
+
+
+def use_datastore(site: Site) -> None:
+    from safedefer.flow.ledger import Ledger
+    from safedefer.gcp.datastore import DatastoreRecords, DatastoreTarget
+
+    host = site.cloud.environment()["DATASTORE_EMULATOR_HOST"]
+    records = DatastoreRecords(DatastoreTarget(project="local", namespace="iteration", emulator_host=host))
+    site.use(records=records, records_using=None, ledger=Ledger(records, site.runtime.clock))
+
+
+def test_registered_queryset_is_made_where_it_is_walked(site: Site) -> None:
+    populate(30)
+    begin(tasks.customers_named.bind("c000"))
+    site.run_tasks()
+    assert sorted(visits(site)) == [f"c000{number}" for number in range(10)]
+    assert finalized(site) == 1
+
+
+def test_no_rows_are_finalized_at_once(site: Site) -> None:
+    begin(Customer.objects.all())
+    site.run_tasks()
+    assert site.traces() == ["finalized hi False"]
+
+
+def test_records_can_be_kept_as_a_log(site: Site) -> None:
+    populate(10)
+    iteration = begin(Customer.objects.all(), _delete_marker=False, _shards=2)
+    site.run_tasks()
+    progress = iteration.progress()
+    assert progress is not None
+    assert (progress.state, progress.rows, progress.percent) == (RunState.DONE, 10, 100.0)
+
+
+def test_getter_runs_with_the_caller(site: Site) -> None:
+    names = populate(50)
+    begin(Customer.objects.all(), key_ranges_getter=sequential_int_key_ranges, _shards=3)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+
+
+def test_many_equal_values_of_the_order_field_end_and_repeat_nothing(site: Site) -> None:
+    Customer.objects.bulk_create(Customer(name="same") for _ in range(600))
+    begin(Customer.objects.all(), order_field="name", _shards=3)
+    site.run_tasks()
+    assert visits(site) == Counter({"same": 600})
+    assert finalized(site) == 1
+
+
+def test_iteration_of_a_transaction_waits_for_it(site: Site) -> None:
+    with transaction.atomic():
+        populate(5)
+        begin(Customer.objects.all())
+        site.run_tasks()
+        assert site.traces() == []
+    site.run_tasks()
+    assert len(visits(site)) == 5
+
+
+def test_every_task_delivered_again_changes_nothing(site: Site) -> None:
+    names = populate(40)
+    site.cloud.tasks.faults.set("duplicate", 1.0)
+    try:
+        begin(Customer.objects.all(), _shards=3)
+        site.run_tasks()
+    finally:
+        site.cloud.tasks.faults.reset()
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_row_that_fails_is_skipped_after_its_attempts_and_counted(site: Site) -> None:
+    names = populate(20)
+    tasks.broken.add("c0007")
+    iteration = begin(Customer.objects.all(), _on_error="skip", _max_item_attempts=1, _delete_marker=False, _shards=1)
+    site.run_tasks()
+    assert visits(site) == Counter(names) - Counter(["c0007"])
+    progress = iteration.progress()
+    assert progress is not None
+    assert (progress.skipped, progress.failed, progress.state) == (1, 1, RunState.DONE)
+    assert finalized(site) == 1
+
+
+def test_row_that_halts_waits_for_a_person(site: Site) -> None:
+    names = populate(20)
+    tasks.broken.add("c0007")
+    iteration = begin(Customer.objects.all(), _on_error="halt", _max_item_attempts=1, _shards=1)
+    site.run_tasks()
+    progress = iteration.progress()
+    assert progress is not None
+    assert progress.state is RunState.HALTED
+    assert finalized(site) == 0
+    tasks.broken.clear()
+    iteration.resume()
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_failing_row_keeps_what_came_before_it_and_is_tried_later(site: Site) -> None:
+    names = populate(20)
+    tasks.broken.add("c0007")
+    begin(Customer.objects.all(), _shards=1)
+    site.run_tasks()
+    assert visits(site) == Counter(names[:7])
+    tasks.broken.clear()
+    site.use(clock=ManualClock(site.runtime.clock.time() + 3_600))
+    (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> None:
+    names = populate(1_200)
+    iteration = defer_iteration_with_finalize(
+        Customer.objects.all(), tasks.visit_until_told, tasks.all_told, "c0005", _shards=1
+    )
+    site.run_tasks()
+    progress = iteration.progress()
+    assert progress is not None
+    assert progress.state is RunState.PAUSED
+    before = visits(site)
+    assert 6 <= len(before) < len(names)
+    assert finalized(site) == 0
+    assert "paused" in command("list")
+    assert "shard    0" in command("show", iteration.id)
+    assert "resume was asked for" in command("resume", iteration.id)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+    assert command("list") == "0 iterations\n"
+
+
+def test_cancelled_iteration_is_not_finalized(site: Site) -> None:
+    names = populate(30)
+    tasks.broken.update(names)
+    iteration = begin(Customer.objects.all(), _on_error="halt", _max_item_attempts=1)
+    site.run_tasks()
+    command("cancel", iteration.id)
+    progress = iteration.progress()
+    assert progress is not None
+    assert progress.state is RunState.CANCELLED
+    with pytest.raises(IterationError):
+        iteration.resume()
+    with pytest.raises(CommandError, match="cannot be"):
+        command("pause", iteration.id)
+    assert finalized(site) == 0
+
+
+def test_iteration_that_is_not_there_is_told(site: Site) -> None:
+    with pytest.raises(IterationError, match="no such iteration"):
+        Iteration("00" * 16).pause()
+    with pytest.raises(IterationError, match="32 hex digits"):
+        Iteration("x")
+    with pytest.raises(CommandError, match="no such iteration"):
+        command("show", "00" * 16)
+    assert Iteration("00" * 16).progress() is None
+
+
+def test_coroutine_functions_are_callbacks_as_well(site: Site) -> None:
+    names = populate(20)
+    defer_iteration_with_finalize(Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=2)
+    site.run_tasks()
+    assert Counter(site.traces()) == Counter([*(f"visit {name} True" for name in names), "finalized"])
+
+
+def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(site: Site) -> None:
+    names = populate(60)
+
+    class Hurrying(ManualClock):
+        """Each look at it takes half a second."""
+
+        def time(self) -> float:
+            self.now += 0.5
+            return self.now
+
+    site.use(clock=Hurrying(site.runtime.clock.time()))
+    begin(Customer.objects.all(), _shards=1, _deadline=30)
+    site.run_tasks()
+    for _ in range(200):
+        waiting = site.tasks()
+        if not waiting:
+            break
+        assert site.post(waiting[0].http_request.body).status == 204
+        delete(site, waiting[0].name)
+        site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+    assert sum(event.reason is Reason.EXECUTED for event in site.dispatches()) > 3
+
+
+def delete(site: Site, name: str) -> None:
+    """Take a task that was dispatched by hand out of its queue."""
+    with open_channel(site.cloud.tasks.address) as channel:
+        client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        with suppress(NotFound):
+            client.delete_task(name=name)
+
+
+def command(*args: str) -> str:
+    out = io.StringIO()
+    call_command("safedefer_iterations", *args, stdout=out)
+    return out.getvalue()
+
+
+def test_state_rewritten_in_the_store_never_changes_what_runs(site: Site) -> None:
+    populate(10)
+    tasks.broken.add("c0000")
+    begin(Customer.objects.all(), _on_error="halt", _max_item_attempts=1, _shards=1)
+    other = begin(Customer.objects.all(), "other", _on_error="halt", _max_item_attempts=1, _shards=1)
+    site.run_tasks()
+    records = site.runtime.records
+    first, second = sorted(records.scan(RecordKind.PLAN, limit=9), key=lambda record: record.key.id)
+    # The plan of the one in place of the other's, as who can write the store could do.
+    put = Put(key=first.key, data=second.data, expires_at=first.expires_at, expected=first.version)
+    records.commit([put])
+    runs = {parse_run(record).id.hex(): record for record in records.scan(RecordKind.RUN, limit=9)}
+    victim = first.key.id.partition("-")[0]
+    tasks.broken.clear()
+    with pytest.raises(Exception, match="plan"):
+        Iteration(victim).resume()
+    assert set(runs) >= {victim, other.id}
+    assert site.traces() == []
+
+
+def test_plan_of_another_run_is_refused_by_its_slices(site: Site) -> None:
+    populate(10)
+    tasks.broken.add("c0000")
+    begin(Customer.objects.all(), _shards=1)
+    site.run_tasks()
+    (task,) = site.tasks()
+    records = site.runtime.records
+    (plan,) = records.scan(RecordKind.PLAN, limit=9)
+    records.commit([Put(key=plan.key, data=plan.data[:-1] + b"x", expires_at=plan.expires_at, expected=plan.version)])
+    tasks.broken.clear()
+    site.use(clock=ManualClock(site.runtime.clock.time() + 3_600))
+    site.post(task.http_request.body)
+    assert site.dispatches()[-1].reason is Reason.BODY_DIGEST
+    assert site.traces() == []
+
+
+def test_outside_of_an_iteration_there_is_no_shard() -> None:
+    assert get_deferred_shard_index() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"queryset": lambda: Customer.objects.filter(name="x")}, UnsupportedQuerySetError, "deferrable_queryset"),
+        ({"queryset": lambda: Customer.objects.all()[:5]}, UnsupportedQuerySetError, "deferrable_queryset"),
+        ({"queryset": Customer.objects.none}, UnsupportedQuerySetError, "deferrable_queryset"),
+        ({"queryset": lambda: Customer.objects.values("name")}, UnsupportedQuerySetError, "deferrable_queryset"),
+        ({"queryset": lambda: [1, 2]}, UnsupportedQuerySetError, "walks a queryset"),
+        ({"callback": print}, UnregisteredFunctionError, "@deferrable"),
+        ({"args": ()}, InvalidCallError, "greeting"),
+        ({"args": ("a", "b")}, InvalidCallError, "positional"),
+        ({"_shards": 0}, InvalidOptionError, "_shards"),
+        ({"_on_error": "ignore"}, InvalidOptionError, "_on_error"),
+        ({"_max_item_attempts": 0}, InvalidOptionError, "_max_item_attempts"),
+    ],
+)
+def test_iteration_that_cannot_work_is_an_error_before_anything_is_sent(
+    site: Site, change: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    given: dict[str, Any] = {"queryset": Customer.objects.all, "callback": tasks.visit, "args": ("hi",), **change}
+    queryset, callback, args = given.pop("queryset"), given.pop("callback"), given.pop("args")
+    with pytest.raises(error, match=text):
+        defer_iteration_with_finalize(queryset(), callback, tasks.all_visited, *args, **given)
+    assert site.tasks() == []
+    defer(tasks.note, "still works")
