@@ -8,12 +8,13 @@ from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, final
 from safedefer.api import Deferrable
 from safedefer.core.codec import encode_arguments
 from safedefer.core.function import RegisteredFunction
+from safedefer.core.iteration.description import Description
 from safedefer.core.iteration.items import ItemPolicy, OnError
-from safedefer.core.iteration.plan import AllRows, BoundSource, Named, Plan, dump_plan
+from safedefer.core.iteration.plan import BoundSource, Named, Plan, dump_plan
 from safedefer.core.options import TaskOptions
 from safedefer.core.registry import Registry
 from safedefer.core.wire import unpack
-from safedefer.errors import InvalidOptionError, UnregisteredFunctionError
+from safedefer.errors import InvalidOptionError, UnregisteredFunctionError, UnsupportedQuerySetError
 from safedefer.flow.iterations import Iteration, begin_iteration
 from safedefer.flow.runtime import Runtime, current_runtime
 
@@ -111,7 +112,7 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
     completed once.
 
     Args:
-        queryset: What a function under `@deferrable_queryset` has bound, or all rows of a model.
+        queryset: What a function under `@deferrable_queryset` has bound, or a queryset with plain filters.
         callback: Takes the row first.
         finalize: Called when every row is done.
         *args: For both.
@@ -163,18 +164,21 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
         policy=policy,
         keeps=not _delete_marker,
     )
-    return begin_iteration(runtime, called, TaskOptions().merged(given), dump_plan(plan))
+    try:
+        body = dump_plan(plan)
+    except ValueError as error:
+        raise UnsupportedQuerySetError(f"this queryset cannot travel as it is: {error}") from None
+    return begin_iteration(runtime, called, TaskOptions().merged(given), body)
 
 
-def _source(runtime: Runtime, queryset: object) -> tuple[BoundSource | AllRows, object]:
+def _source(runtime: Runtime, queryset: object) -> tuple[BoundSource | Description, object]:
     if isinstance(queryset, BoundQuerySet):
         function = queryset.function
         body = encode_arguments(function.parameters, queryset.args, queryset.kwargs, runtime.resolver)
         named = Named(name=function.name, version=function.version)
         rows = function.function(*queryset.args, **queryset.kwargs)
         return BoundSource(function=named, arguments=unpack(body)), rows
-    label, using = runtime.querysets.describe(queryset)
-    return AllRows(label=label, using=using), queryset
+    return runtime.querysets.describe(queryset), queryset
 
 
 def _registered(function: object) -> RegisteredFunction:

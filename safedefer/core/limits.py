@@ -64,6 +64,11 @@ OVERFLOW_CHUNK_BYTES: Final = 900_000
 OVERFLOW_COMMIT_BYTES: Final = 8_100_000
 """One commit of an overflowed body. A Datastore request holds 10 MiB."""
 
+MAX_CONDITIONS: Final = 500
+MAX_CONDITION_DEPTH: Final = 16
+MAX_RELATED_NAMES: Final = 100
+"""Of a queryset that travels as a description."""
+
 MAX_BATCH_TASKS: Final = 100
 """Cloud Tasks, creates in one call."""
 

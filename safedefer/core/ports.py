@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar, final
 
 from safedefer.core.audit import AuditEvent
+from safedefer.core.iteration.description import Description
 from safedefer.core.names import QueueName, TaskName
 from safedefer.core.outbox import WaitingCall
 from safedefer.core.queues import PresentQueue, QueueField, QueueSpec
@@ -220,19 +221,19 @@ class WalkedPage:
 class QuerySets(Protocol):
     """Walks querysets: cut into key ranges, read by pages. Ranges and cursors are opaque outside of it."""
 
-    def describe(self, queryset: object) -> tuple[str, str]:
-        """The model's label and the alias of a queryset of all rows of a model.
+    def describe(self, queryset: object) -> Description:
+        """What a queryset is, without its ordering.
 
         Raises:
-            UnsupportedQuerySetError: It is another one; the message says what to do.
+            UnsupportedQuerySetError: It cannot be described; the message says what to do.
         """
         ...
 
-    def all_rows(self, label: str, using: str) -> object:
-        """The queryset of all rows of a model.
+    def build(self, description: Description) -> object:
+        """The queryset of a verified description.
 
         Raises:
-            ArgumentsRefusedError: There is no such model or alias, or its rows may not be walked so.
+            ArgumentsRefusedError: There is no such model, alias or field, or its rows may not be walked so.
         """
         ...
 

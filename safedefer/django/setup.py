@@ -23,6 +23,7 @@ from safedefer.core.signing import Deployment
 from safedefer.django.audit import LoggingAudit
 from safedefer.django.calls import DjangoClock, DjangoInvoker, SignalFailures
 from safedefer.django.conf import KeySetting, Settings, read_settings
+from safedefer.django.descriptions import DescriptionPolicy
 from safedefer.django.modelrefs import DjangoReferences
 from safedefer.django.outbox import DjangoOutbox, NoOutbox
 from safedefer.django.records import OrmRecords
@@ -107,7 +108,7 @@ def build_runtime(settings: Settings) -> Runtime:
         tokens=OidcVerifier(token_policy, keys.find, clock.time),
         resolver=DjangoReferences(),
         commits=DjangoCommitHook(),
-        querysets=DjangoQuerySets(),
+        querysets=DjangoQuerySets(DescriptionPolicy(settings.queryset_descriptions)),
         outbox=DjangoOutbox() if settings.outbox else NoOutbox(),
         surroundings=DjangoSurroundings(),
         invoker=DjangoInvoker(),

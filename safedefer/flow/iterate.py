@@ -19,11 +19,11 @@ from safedefer.core.envelope import parse_envelope
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
 from safedefer.core.iteration.decisions import Command, CreateFinalize, CreateSlice, Decision
+from safedefer.core.iteration.description import Description
 from safedefer.core.iteration.ids import item_digest
 from safedefer.core.iteration.items import Item, announce_item, fail_item, judge_item
 from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import (
-    AllRows,
     Named,
     Plan,
     SliceCall,
@@ -124,14 +124,16 @@ def work_on(runtime: Runtime, body: VerifiedBody, envelope: bytes, task: Current
         UnavailableError: The store or the database did not answer, or a lease is lost.
         FunctionFailedError: The finalize function raised.
     """
-    match body.claims.type:
-        case TaskType.PLAN:
-            return _begin(runtime, open_walk(runtime, body), envelope)
-        case TaskType.SLICE:
-            return _work_on_slice(runtime, parse_slice(body.data), task)
-        case _:
-            end = parse_finalize(body.data)
-            return _finalize(runtime, end.run_id, end.plan_sha256, task)
+    # A queryset may depend on the caller's zone, too: on which day a moment is.
+    with within(runtime, body.claims, task):
+        match body.claims.type:
+            case TaskType.PLAN:
+                return _begin(runtime, open_walk(runtime, body), envelope)
+            case TaskType.SLICE:
+                return _work_on_slice(runtime, parse_slice(body.data), task)
+            case _:
+                end = parse_finalize(body.data)
+                return _finalize(runtime, end.run_id, end.plan_sha256, task)
 
 
 def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
@@ -153,8 +155,8 @@ def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
 
 def _open_source(runtime: Runtime, plan: Plan) -> object:
     source = plan.source
-    if isinstance(source, AllRows):
-        return runtime.querysets.all_rows(source.label, source.using)
+    if isinstance(source, Description):
+        return runtime.querysets.build(source)
     function = _find(runtime, source.function)
     arguments = _decode(runtime, function.parameters, source.arguments)
     return function.function(*arguments.args, **arguments.kwargs)
@@ -298,13 +300,12 @@ class _Slice:
     def work(self) -> Outcome:
         """Claim the shard and walk it; what is to be done then."""
         commands = self._claim()
-        with within(self._runtime, self._walk.claims, self._task):
-            token = walking.set(self._call.shard)
-            try:
-                while not commands:
-                    commands = self._page()
-            finally:
-                walking.reset(token)
+        token = walking.set(self._call.shard)
+        try:
+            while not commands:
+                commands = self._page()
+        finally:
+            walking.reset(token)
         return Outcome(commands=commands, walk=self._walk, run=self._run)
 
     @property

@@ -58,7 +58,14 @@ THEIRS: Final[dict[str, set[str]]] = {
 """For each layer, the packages that it may import beside the standard library."""
 
 NARROWER: Final[dict[str, set[str]]] = {
-    "msgpack": {"core/wire.py", "core/atoms.py", "core/shapes/shape.py", "core/shapes/plain.py", "core/codec.py"},
+    "msgpack": {
+        "core/wire.py",
+        "core/atoms.py",
+        "core/shapes/shape.py",
+        "core/shapes/plain.py",
+        "core/codec.py",
+        "core/iteration/description.py",
+    },
     "grpc": {"gcp/local_channel.py", "gcp/faults.py"},
     "jwt": {"gcp/oidc.py", "gcp/jwks.py"},
     "cryptography": {"core/keys.py", "gcp/jwks.py", "gcp/oidc.py"},

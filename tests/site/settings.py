@@ -22,7 +22,7 @@ def _sqlite(name: str) -> dict[str, object]:
 
 SECRET_KEY = "of-the-tests-and-of-nothing-else"
 DEBUG = True
-INSTALLED_APPS = ["django.contrib.contenttypes", "safedefer", "tests.site.shop"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "safedefer", "tests.site.shop", "tests.site.library"]
 ROOT_URLCONF = "tests.site.urls"
 POSTGRES_FOLDER = _FOLDER / "postgres"
 """Where the tests start a PostgreSQL of their own; it listens on a socket in that folder."""

@@ -6,6 +6,7 @@ Spec: docs/reference/iteration.md, section "Plan".
 from dataclasses import dataclass
 from typing import Final, final
 
+from safedefer.core.iteration.description import Description, dump_description, parse_description
 from safedefer.core.iteration.items import ItemPolicy, OnError
 from safedefer.core.iteration.rows import DIGEST_BYTES, MAX_POSITION_BYTES
 from safedefer.core.limits import MAX_SHARDS
@@ -37,15 +38,6 @@ class BoundSource:
 
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllRows:
-    """Every row of a model."""
-
-    label: str
-    using: str
-
-
-@final
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Plan:
     """What an iteration is to do.
@@ -62,7 +54,7 @@ class Plan:
         keeps: Whether the records stay when it is done.
     """
 
-    source: BoundSource | AllRows
+    source: BoundSource | Description
     callback: Named
     finalize: Named
     arguments: object
@@ -95,12 +87,17 @@ class FinalizeCall:
 
 
 def dump_plan(plan: Plan) -> bytes:
-    """Encode a plan as the body of its task."""
+    """Encode a plan as the body of its task.
+
+    Raises:
+        ValueError: A value in the description of its queryset cannot travel.
+    """
     source: list[object]
     if isinstance(plan.source, BoundSource):
-        source = ["bound", plan.source.function.name, plan.source.function.version, plan.source.arguments]
+        named = plan.source.function
+        source = ["bound", [named.name, named.version], plan.source.arguments]
     else:
-        source = ["all", plan.source.label, plan.source.using]
+        source = ["described", dump_description(plan.source)]
     return pack(
         [
             source,
@@ -184,14 +181,14 @@ def parse_finalize(data: bytes) -> FinalizeCall:
         raise ArgumentsRefusedError(Reason.BODY_MALFORMED, "not a finalize") from None
 
 
-def _source(value: object) -> BoundSource | AllRows:
-    if isinstance(value, list) and value and value[0] == "bound":
-        _, name, version, arguments = _list(value, 4)
-        return BoundSource(function=_named([name, version]), arguments=arguments)
-    kind, label, using = _list(value, 3)
-    if kind != "all":
-        raise WireError("an unknown source")
-    return AllRows(label=_text(label), using=_text(using))
+def _source(value: object) -> BoundSource | Description:
+    match value:
+        case ["bound", function, arguments]:
+            return BoundSource(function=_named(function), arguments=arguments)
+        case ["described", tree]:
+            return parse_description(tree)
+        case _:
+            raise WireError("an unknown source")
 
 
 def _named(value: object) -> Named:

@@ -22,6 +22,7 @@ KEYS: Final = (
     "MAX_AGE",
     "MODULES",
     "PROJECT",
+    "QUERYSET_DESCRIPTIONS",
     "QUEUES",
     "SERVICE_ACCOUNT",
     "OUTBOX",

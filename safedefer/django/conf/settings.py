@@ -25,6 +25,7 @@ from safedefer.django.conf.values import (
     DatastoreSetting,
     parse_bool,
     parse_datastore,
+    parse_descriptions,
     parse_inline_limit,
     parse_max_age,
     parse_module_names,
@@ -65,6 +66,7 @@ class Settings:
     body_cap_bytes: int
     max_age: timedelta
     modules: tuple[str, ...]
+    queryset_descriptions: frozenset[str]
     outbox: bool
     store: Store
     datastore: DatastoreSetting
@@ -113,6 +115,7 @@ def _read(reading: Reading, django_settings: object) -> Settings:
         body_cap_bytes=reading.parse("BODY_CAP", parse_positive, MAX_BODY_BYTES),
         max_age=reading.parse("MAX_AGE", parse_max_age, MAX_AGE),
         modules=reading.parse("MODULES", parse_module_names, ("tasks",)),
+        queryset_descriptions=reading.parse("QUERYSET_DESCRIPTIONS", parse_descriptions, frozenset({"*"})),
         store=_read_store(reading),
         outbox=reading.parse("OUTBOX", parse_bool, True),  # noqa: FBT003  # The default.
         datastore=reading.parse("DATASTORE", parse_datastore, DatastoreSetting()),

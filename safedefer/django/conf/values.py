@@ -1,15 +1,18 @@
 """Single values of the setting, each with the one parser of its kind."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
-from typing import final
+from typing import Final, final
 from urllib.parse import SplitResult, urlsplit
 
 from safedefer.core.limits import MAX_AGE, MAX_INLINE_TASK_BYTES
 from safedefer.core.names import KEY_ID_BYTES, KeyId
 from safedefer.errors import ConfigurationError
+
+_LABEL: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.(\*|[A-Za-z_][A-Za-z0-9_]*)")
 
 
 @final
@@ -138,3 +141,17 @@ def parse_module_names(value: object) -> tuple[str, ...]:
     ):
         raise ConfigurationError("expected a list of module names within each app, such as tasks")
     return tuple(value)
+
+
+def parse_descriptions(value: object) -> frozenset[str]:
+    """Labels of the models whose querysets may travel as descriptions; none where the setting is False."""
+    if value is False:
+        return frozenset()
+    models = value.get("models") if isinstance(value, dict) and set(value) == {"models"} else None
+    labels = [models] if models == "*" else models
+    if not isinstance(labels, list | tuple) or not labels:
+        raise ConfigurationError('expected False, {"models": "*"}, or {"models": ["app.model", "app.*"]}')
+    for label in labels:
+        if not isinstance(label, str) or (label != "*" and not _LABEL.fullmatch(label)):
+            raise ConfigurationError("a model is named as app.model, all those of an app as app.*")
+    return frozenset(label.lower() for label in labels)

@@ -22,7 +22,7 @@ from safedefer import (
     environment,
     get_deferred_shard_index,
 )
-from tests.site.shop.models import Customer, Draft, Order, Parcel, Seat, Trace
+from tests.site.shop.models import Customer, Draft, Order, Parcel, Reading, Seat, Trace
 
 
 class Color(Enum):
@@ -240,6 +240,12 @@ def customers_named(prefix: str) -> models.QuerySet[Customer]:
 
 broken: set[str] = set()
 """Names of the customers whose callback fails."""
+
+
+@deferrable(name="shop.read")
+def read(reading: Reading, told: str) -> None:
+    """Leaves a trace of a reading."""
+    Trace.objects.create(text=f"read {reading.label}{told}")
 
 
 @deferrable(name="shop.visit")

@@ -151,6 +151,13 @@ def test_unknown_key_is_refused_with_the_near_one(key: object, hint: str) -> Non
         ("BODY_CAP", True),
         ("BODY_CAP", 1.5),
         ("MAX_AGE", 3600),
+        ("QUERYSET_DESCRIPTIONS", True),
+        ("QUERYSET_DESCRIPTIONS", "*"),
+        ("QUERYSET_DESCRIPTIONS", {"models": "shop.order"}),
+        ("QUERYSET_DESCRIPTIONS", {"models": []}),
+        ("QUERYSET_DESCRIPTIONS", {"models": ["shop"]}),
+        ("QUERYSET_DESCRIPTIONS", {"models": ["*.*"]}),
+        ("QUERYSET_DESCRIPTIONS", {"models": "*", "fields": []}),
         ("MAX_AGE", timedelta(0)),
         ("MAX_AGE", MAX_AGE + timedelta(seconds=1)),
         ("MODULES", "tasks"),
@@ -423,6 +430,20 @@ def test_datastore_has_its_own_project_database_and_namespace() -> None:
     given = public(STORE="datastore", DATASTORE={"project": "p", "database": "d", "namespace": "n"})
     datastore = settings_of(given).datastore
     assert (datastore.project, datastore.database, datastore.namespace) == ("p", "d", "n")
+
+
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [
+        (..., {"*"}),
+        (False, set()),
+        ({"models": "*"}, {"*"}),
+        ({"models": ["*", "auth.User"]}, {"*", "auth.user"}),
+        ({"models": ("shop.*", "crm.Customer")}, {"shop.*", "crm.customer"}),
+    ],
+)
+def test_models_whose_querysets_travel_are_named(given: object, models: set[str]) -> None:
+    assert settings_of(public(QUERYSET_DESCRIPTIONS=given)).queryset_descriptions == models
 
 
 def test_repr_of_a_reading_shows_no_secret() -> None:

@@ -1,0 +1,121 @@
+"""From a description to its queryset, with ordinary filters and nothing else."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+from django.apps import apps
+from django.core.exceptions import FieldError, ValidationError
+from django.db import connections
+from django.db.models import F, Model, Q, QuerySet
+from django.db.models.constants import LOOKUP_SEP
+
+from safedefer.core.iteration.description import Condition, Conditions, Description
+from safedefer.django.descriptions.paths import check_path, refused, target_of
+from safedefer.django.descriptions.policy import DescriptionPolicy
+
+_Pair: TypeAlias = tuple[str, object]
+
+
+def _is_sequence(value: object) -> bool:
+    return isinstance(value, list | tuple)
+
+
+_SHAPES: Final[Mapping[str, Callable[[object], bool]]] = {
+    "isnull": lambda value: isinstance(value, bool),
+    "in": _is_sequence,
+    "range": lambda value: isinstance(value, list | tuple) and len(value) == 2,  # noqa: PLR2004  # From, to.
+    "has_keys": _is_sequence,
+    "has_any_keys": _is_sequence,
+}
+"""What Django itself would find out only when it compiles the query."""
+
+
+def build_queryset(description: Description, policy: DescriptionPolicy) -> QuerySet[Any]:
+    """The queryset of a verified description, whatever the model's managers hide.
+
+    Every name is held against the models before Django sees it.
+
+    Raises:
+        ArgumentsRefusedError: `ARGUMENTS_MISMATCH`: no such model, alias or field, or rows that may not be asked about.
+    """
+    model = _find_model(description.label)
+    if description.using not in connections or not policy.allows(model):
+        raise refused("rows that may not be walked")
+    rows: QuerySet[Any] = QuerySet(model, using=description.using)
+    try:
+        for conditions in description.filters:
+            rows = rows.filter(_with_q(_build(model, conditions, policy)))
+        return _load(rows, description, policy)
+    except (FieldError, ValueError, TypeError, ValidationError, OverflowError, NotImplementedError):
+        raise refused("conditions that do not fit the model") from None
+
+
+def _find_model(label: str) -> type[Model]:
+    app_label, _, name = label.partition(".")
+    try:
+        model = apps.get_model(app_label, name)
+    except (LookupError, ValueError):
+        raise refused("a model that is gone") from None
+    if model._meta.label_lower != label:
+        raise refused("a model that is gone")
+    return model
+
+
+def _build(model: type[Model], conditions: Conditions, policy: DescriptionPolicy) -> Q | _Pair:
+    if isinstance(conditions, Condition):
+        check_path(model, conditions.path, policy)
+        # Always a pair, never keywords: a keyword could be one of Django's own.
+        return f"{conditions.path}{LOOKUP_SEP}{conditions.lookup}", _value(model, conditions, policy)
+    joined = Q(*(_build(model, part, policy) for part in conditions.parts), _connector=conditions.connector)
+    return ~joined if conditions.negated else joined
+
+
+def _value(model: type[Model], condition: Condition, policy: DescriptionPolicy) -> object:
+    if condition.column is not None:
+        check_path(model, condition.column, policy)
+        return F(condition.column)
+    fits = _SHAPES.get(condition.lookup)
+    if fits is not None and not fits(condition.value):
+        raise refused("a value that does not fit its condition")
+    return condition.value
+
+
+def _with_q(part: Q | _Pair) -> Q:
+    return part if isinstance(part, Q) else Q(part)
+
+
+def _load(rows: QuerySet[Any], description: Description, policy: DescriptionPolicy) -> QuerySet[Any]:
+    model = rows.model
+    for path in (*description.only, *description.deferred, *description.select_related):
+        check_path(model, path, policy)
+    for path in description.prefetch_related:
+        _check_accessors(model, path, policy)
+    if description.distinct:
+        rows = rows.distinct()
+    if description.only:
+        rows = rows.only(*description.only)
+    if description.deferred:
+        rows = rows.defer(*description.deferred)
+    if description.select_related:
+        rows = rows.select_related(*description.select_related)
+    if description.prefetch_related:
+        rows = rows.prefetch_related(*description.prefetch_related)
+    return rows
+
+
+def _check_accessors(model: type[Model], path: str, policy: DescriptionPolicy) -> None:
+    """See that a path is one of relations: Django takes these names as attributes of instances, whatever they are."""
+    for name in path.split(LOOKUP_SEP):
+        found = [
+            field
+            for field in model._meta.get_fields()
+            if field.is_relation and getattr(field, "path_infos", None) and _accessor_of(field) == name
+        ]
+        if not found:
+            raise refused("a relation that the model does not have")
+        model = target_of(found[0], policy)
+
+
+def _accessor_of(field: Any) -> str | None:
+    accessor: str | None = field.get_accessor_name() if field.auto_created and not field.concrete else field.name
+    return accessor
