@@ -2,19 +2,27 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Final, final
+from dataclasses import dataclass
+from typing import Final, Protocol, final
 
 from safedefer.core.claims import TaskType
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.iteration.decisions import Command, CreateFinalize, CreateSlice, Decision
-from safedefer.core.iteration.operations import cancel_run, pause_run, resume_run, wake_shard
+from safedefer.core.iteration.operations import (
+    cancel_run,
+    pause_run,
+    resume_run,
+    sweep_run,
+    sweep_shard,
+    wake_shard,
+)
 from safedefer.core.iteration.progress import Progress, measure_progress
 from safedefer.core.iteration.rows import open_shard_keys, parse_run, parse_shard, shard_key
-from safedefer.core.iteration.state import Run
+from safedefer.core.iteration.state import Run, Shard
 from safedefer.core.names import TaskId, parse_task_id
 from safedefer.core.options import TaskOptions
 from safedefer.core.records import RecordKind
-from safedefer.errors import IterationError, RecordConflictError, StoreUnavailableError
+from safedefer.errors import IterationError, RecordConflictError, SafeDeferError, StoreUnavailableError
 from safedefer.flow.defer import keep_body, seal_body, send_after_commit, send_call
 from safedefer.flow.iterate import find_walk, function_of, read_run
 from safedefer.flow.iteration_tasks import create_iteration_task
@@ -23,6 +31,26 @@ from safedefer.flow.runtime import Runtime, current_runtime
 logger: Final = logging.getLogger("safedefer.iteration")
 _TRIES: Final = 8
 _PAGE: Final = 100
+
+
+class _ShardRule(Protocol):
+    """A rule of `core.iteration.operations` for one shard."""
+
+    def __call__(self, run: Run, shard: Shard, *, now: float) -> Decision: ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What a sweep has done.
+
+    Attributes:
+        woken: Tasks that were created anew.
+        failed: Iterations that could not be looked after; the log says why.
+    """
+
+    woken: int
+    failed: int
 
 
 @final
@@ -65,7 +93,7 @@ class Iteration:
         runtime = current_runtime()
         run = change_run(runtime, self.run_id, lambda run, now: resume_run(run, now=now))
         for index in sorted(run.open):
-            _wake(runtime, run, index)
+            _change_shard(runtime, run, index, wake_shard)
 
     def cancel(self) -> None:
         """End it without its finalize.
@@ -141,30 +169,51 @@ def change_run(runtime: Runtime, run_id: TaskId, rule: Callable[[Run, float], De
     raise StoreUnavailableError("others were always first to change an iteration")
 
 
-def _wake(runtime: Runtime, run: Run, index: int) -> None:
+def sweep_iterations(runtime: Runtime) -> Sweep:
+    """Give what has shown no sign of life for `ITERATION_SILENCE` a new task: a queue has lost the former one.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    woken = failed = 0
+    for run in list_runs(runtime):
+        try:
+            woken += _sweep(runtime, run)
+        except SafeDeferError as error:
+            failed += 1
+            logger.warning("iteration %s could not be swept: %s", run.id.hex(), error)
+    return Sweep(woken=woken, failed=failed)
+
+
+def _sweep(runtime: Runtime, run: Run) -> int:
+    woken = _create(runtime, run, sweep_run(run, now=runtime.clock.time()).commands)
+    return woken + sum(_change_shard(runtime, run, index, sweep_shard) for index in sorted(run.open))
+
+
+def _change_shard(runtime: Runtime, run: Run, index: int, rule: _ShardRule) -> int:
+    """Have a rule change a shard; gives how many tasks it has created."""
     key = shard_key(run.id, index)
     for _ in range(_TRIES):
         record = runtime.records.get([key]).get(key)
         if record is None:
-            return
-        decision = wake_shard(run, parse_shard(record), now=runtime.clock.time())
+            return 0
+        decision = rule(run, parse_shard(record), now=runtime.clock.time())
         try:
             if decision.changes:
                 runtime.records.commit(decision.changes)
         except RecordConflictError:
             continue
-        _create(runtime, run, decision.commands)
-        return
+        return _create(runtime, run, decision.commands)
     raise StoreUnavailableError("others were always first to change a shard")
 
 
-def _create(runtime: Runtime, run: Run, commands: tuple[Command, ...]) -> None:
+def _create(runtime: Runtime, run: Run, commands: tuple[Command, ...]) -> int:
     wanted = [command for command in commands if isinstance(command, CreateSlice | CreateFinalize)]
-    if not wanted:
-        return
-    walk = find_walk(runtime, run)
-    for command in wanted:
-        create_iteration_task(runtime, walk.claims, run, command, function_of(walk, command).ref)
+    if wanted:
+        walk = find_walk(runtime, run)
+        for command in wanted:
+            create_iteration_task(runtime, walk.claims, run, command, function_of(walk, command).ref)
+    return len(wanted)
 
 
 def _parse(text: str) -> TaskId:

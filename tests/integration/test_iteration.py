@@ -18,7 +18,7 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
 from safedefer.core.iteration.rows import parse_run
 from safedefer.core.iteration.state import RunState
-from safedefer.core.records import Put, RecordKind
+from safedefer.core.records import Delete, Put, RecordKind
 from safedefer.errors import (
     InvalidCallError,
     InvalidOptionError,
@@ -232,6 +232,65 @@ def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> N
     assert visits(site) == Counter(names)
     assert finalized(site) == 1
     assert command("list") == "0 iterations\n"
+
+
+def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:
+    names = populate(20)
+    site.pause()
+    begin(Customer.objects.all(), _shards=2)
+    (plan,) = site.tasks()
+    assert site.post(plan.http_request.body).status == 204
+    assert len(site.tasks()) == 3
+    purge(site)
+    assert "0 tasks created anew" in command("sweep")
+    site.use(clock=ManualClock(site.runtime.clock.time() + 2_800))
+    assert "2 tasks created anew" in command("sweep")
+    # The shards have been heard of again, so that the next sweep leaves them alone.
+    assert "0 tasks created anew" in command("sweep")
+    run_by_hand(site)
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_sweep_makes_a_lost_finalize_anew(site: Site) -> None:
+    names = populate(4)
+    site.pause()
+    begin(Customer.objects.all(), _shards=1)
+    for _ in range(2):
+        task = site.tasks()[0]
+        assert site.post(task.http_request.body).status == 204
+        delete(site, task.name)
+    assert visits(site) == Counter(names)
+    purge(site)
+    site.use(clock=ManualClock(site.runtime.clock.time() + 2_800))
+    assert "1 tasks created anew" in command("sweep")
+    run_by_hand(site)
+    assert finalized(site) == 1
+
+
+def test_sweep_tells_of_an_iteration_that_it_cannot_look_after(site: Site) -> None:
+    populate(4)
+    site.pause()
+    begin(Customer.objects.all(), _shards=1)
+    (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    (plan,) = site.runtime.records.scan(RecordKind.PLAN, limit=9)
+    site.runtime.records.commit([Delete(key=plan.key, expected=plan.version)])
+    site.use(clock=ManualClock(site.runtime.clock.time() + 2_800))
+    with pytest.raises(CommandError, match="1 iterations could not be looked after"):
+        command("sweep")
+
+
+def run_by_hand(site: Site) -> None:
+    """Deliver what waits: the queue's own clock is not the site's."""
+    while waiting := site.tasks():
+        assert site.post(waiting[0].http_request.body).status == 204
+        delete(site, waiting[0].name)
+
+
+def purge(site: Site) -> None:
+    for task in site.tasks():
+        delete(site, task.name)
 
 
 def test_cancelled_iteration_is_not_finalized(site: Site) -> None:

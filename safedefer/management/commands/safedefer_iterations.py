@@ -11,7 +11,7 @@ from safedefer.core.iteration.rows import open_shard_keys, parse_shard
 from safedefer.core.iteration.state import ENDED, Run
 from safedefer.errors import SafeDeferError
 from safedefer.flow.iterate import read_run
-from safedefer.flow.iterations import Iteration, list_runs, progress_of
+from safedefer.flow.iterations import Iteration, list_runs, progress_of, sweep_iterations
 from safedefer.flow.runtime import Runtime, current_runtime
 
 _BAR: Final = 30
@@ -30,6 +30,7 @@ class Command(BaseCommand):
         show = actions.add_parser("show", help="one, with a bar for each open shard")
         show.add_argument("id", help="as `list` gives it")
         show.add_argument("--watch", action="store_true", help="once a second until it has ended")
+        actions.add_parser("sweep", help="give what has been silent for 45 minutes a new task")
         for name, text in (
             ("pause", "let no slice begin; those under way end at their next checkpoint"),
             ("resume", "go on after a pause, or a halt"),
@@ -49,6 +50,8 @@ class Command(BaseCommand):
                 self._list(runtime)
             elif action == "show":
                 self._show(runtime, options["id"], watch=options["watch"])
+            elif action == "sweep":
+                self._sweep(runtime)
             else:
                 for iteration_id in options["id"]:
                     getattr(Iteration(iteration_id), action)()
@@ -62,6 +65,12 @@ class Command(BaseCommand):
             count += 1
             self.stdout.write(f"{run.id.hex()}  {describe(progress_of(runtime, run))}")
         self.stdout.write(f"{count} iterations")
+
+    def _sweep(self, runtime: Runtime) -> None:
+        report = sweep_iterations(runtime)
+        self.stdout.write(f"{report.woken} tasks created anew, {report.failed} iterations failed")
+        if report.failed:
+            raise CommandError(f"{report.failed} iterations could not be looked after; the log says why")
 
     def _show(self, runtime: Runtime, iteration_id: str, *, watch: bool) -> None:
         run = self._read(runtime, iteration_id)

@@ -75,6 +75,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Calling select_related")
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_unsupported_queryset_is_told_with_its_part_and_what_to_do(name: str) -> None:
     make, part = UNSUPPORTED[name]
