@@ -6,26 +6,28 @@ from datetime import UTC, datetime
 from typing import Any, final
 
 from safedefer.api import Deferrable
-from safedefer.core.claims import Claims, Storage
-from safedefer.core.codec import Arguments, decode_arguments
+from safedefer.core.claims import Claims, Storage, TaskType
+from safedefer.core.codec import Arguments, DecodedArguments, decode_arguments
 from safedefer.core.envelope import parse_envelope
+from safedefer.core.iteration.plan import parse_plan
 from safedefer.core.ports import OutgoingTask
 from safedefer.core.signing import VerifiedBody, verify_body, verify_envelope
 from safedefer.flow.calling import load_arguments
 from safedefer.flow.overflow import read_overflow
 from safedefer.flow.runtime import Runtime, installed
 from safedefer.testing.fakes import ManualClock
-from safedefer.testing.processing import process_tasks
+from safedefer.testing.processing import process_tasks, read_claims
 from safedefer.testing.runs import TaskFailedBehaviour, TaskRun
 from safedefer.testing.setup import make_ports
 
 _RAISE = TaskFailedBehaviour.RAISE_ERROR
 _MAX_DISPATCHES = 1_000
+_OF_ITERATIONS = frozenset({TaskType.SLICE, TaskType.FINALIZE})
 
 
 @final
 class CapturedCall:
-    """A call that was deferred, as its verified envelope says.
+    """A call that was deferred, as its verified envelope says. An iteration is one call, of its callback.
 
     Attributes:
         function: Function name.
@@ -57,6 +59,8 @@ class CapturedCall:
     def args(self) -> tuple[object, ...]:
         """The positional arguments, as the function gets them: decoded, model instances loaded anew.
 
+        Those of an iteration are behind the row.
+
         Raises:
             ReferenceMissingError: A row is gone.
         """
@@ -80,7 +84,12 @@ class CapturedCall:
     def _arguments(self) -> Arguments:
         runtime, ref = self._runtime, self.claims.function
         function = runtime.registry.find(ref.name, ref.version)
-        return load_arguments(runtime, function, decode_arguments(function.parameters, self._body, runtime.resolver))
+        if self.claims.type is TaskType.PLAN:
+            behind_the_row = function.parameters.without_first()
+            decoded = DecodedArguments(behind_the_row, parse_plan(self._body.data).arguments, runtime.resolver)
+        else:
+            decoded = decode_arguments(function.parameters, self._body, runtime.resolver)
+        return load_arguments(runtime, function, decoded)
 
     def __repr__(self) -> str:
         return f"<CapturedCall of {self.function} in queue {self.queue}>"
@@ -193,16 +202,15 @@ class CapturedTasks:
         runtime = self.runtime
         envelope = verify_envelope(parse_envelope(task.envelope), runtime.ring, runtime.deployment)
         claims = envelope.claims
-        if claims.task_id.hex() in self._calls:
-            return  # The same call again, for later.
+        if claims.task_id.hex() in self._calls or claims.type in _OF_ITERATIONS:
+            return  # The same call again, for later; or one that nobody has made.
         outside = claims.body.storage is Storage.OVERFLOW
         # Now, since it is removed from the store when the call has run.
         body = verify_body(envelope, read_overflow(runtime.records, claims) if outside else None)
         self._calls[claims.task_id.hex()] = CapturedCall(runtime, body, task)
 
     def _function_of(self, task: OutgoingTask) -> str:
-        runtime = self.runtime
-        return verify_envelope(parse_envelope(task.envelope), runtime.ring, runtime.deployment).claims.function.name
+        return read_claims(self.runtime, task).function.name
 
 
 @contextmanager

@@ -5,11 +5,15 @@ from datetime import timedelta
 from io import BytesIO
 from typing import Final
 
-from safedefer.core.envelope import CONTENT_TYPE
+from safedefer.core.claims import Claims, TaskType
+from safedefer.core.envelope import CONTENT_TYPE, parse_envelope
+from safedefer.core.ports import OutgoingTask
 from safedefer.core.retries import RetryOptions
+from safedefer.core.signing import verify_envelope
 from safedefer.flow.dispatch import Dispatch
 from safedefer.flow.execute import handle_dispatch
 from safedefer.flow.outcome import Verdict
+from safedefer.flow.runtime import Runtime
 from safedefer.testing.fakes import QueuedTask
 from safedefer.testing.runs import EndlessTasksError, TaskFailedBehaviour, TaskFailedError, TaskRun
 from safedefer.testing.setup import Ports
@@ -44,8 +48,21 @@ def process_tasks(
         if run.failed and behaviour is TaskFailedBehaviour.RAISE_ERROR:
             raise TaskFailedError(run) from run.error
         if run.failed and behaviour is TaskFailedBehaviour.DO_NOTHING:
-            left_alone.add(task.number)
+            left_alone.update({task.number}, _slices_behind(ports, task))
     return runs
+
+
+def _slices_behind(ports: Ports, task: QueuedTask) -> list[int]:
+    """The slices that were deferred in the last dispatch, if it was one: the row that failed waits for them."""
+    if read_claims(ports.runtime, task.task).type is not TaskType.SLICE:
+        return []
+    found = [other for other in ports.sender.waiting(task.task.queue) if other.number > task.number]
+    return [other.number for other in found if read_claims(ports.runtime, other.task).type is TaskType.SLICE]
+
+
+def read_claims(runtime: Runtime, task: OutgoingTask) -> Claims:
+    """The verified claims of a task that waits."""
+    return verify_envelope(parse_envelope(task.envelope), runtime.ring, runtime.deployment).claims
 
 
 def _next_task(ports: Ports, queue: str | None, left_alone: set[int], *, only_due: bool) -> QueuedTask | None:

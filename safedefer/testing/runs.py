@@ -52,8 +52,11 @@ class TaskRun:
 
     @property
     def failed(self) -> bool:
-        """Whether it was refused or its function raised: everything but done, dropped, or put off on purpose."""
-        return self.outcome not in _ENDED_WELL
+        """Whether it was refused or its function raised: everything but done, dropped, or put off on purpose.
+
+        An iteration acknowledges a slice whose callback raised, since the next one goes on with that row.
+        """
+        return self.outcome not in _ENDED_WELL or self.error is not None
 
 
 @final

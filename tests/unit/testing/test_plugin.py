@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/how-to/test-tasks.md").read_text(), re.DOTALL)
-MODELS, FIXTURES, TEST_CASE, WHOLE_WAY, DOUBLED = BLOCKS
+MODELS, FIXTURES, ITERATION, TEST_CASE, WHOLE_WAY, DOUBLED = BLOCKS
 
 SETTINGS = """
 DEBUG = True
@@ -58,9 +58,9 @@ def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_fixtures_of_the_how_to_are_there_and_its_tests_pass(project: Path) -> None:
-    (project / "test_shop.py").write_text(FIXTURES)
+    (project / "test_shop.py").write_text(FIXTURES + ITERATION)
     done = run(project, "-m", "pytest", "-q")
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_test_case_of_the_how_to_passes_with_djangos_own_runner(project: Path) -> None:
