@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 30
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-TASKS, CALLS, WIRING = BLOCKS[0], BLOCKS[1], BLOCKS[2]
+TASKS, CALLS, WIRING, WALK = BLOCKS[:4]
 APP_SETTING, URL_SETTING = re.findall(r"^(?:INSTALLED_APPS|urlpatterns) \+= .*$", WIRING, re.MULTILINE)
 
 
@@ -121,6 +121,10 @@ def test_readme_example_runs_its_calls(project: Path) -> None:
             assert "charging Ada 9.50" in done.stdout
             charged = sorted(line_of(site) for _ in range(2))
             assert charged == ["charging Ada 9.50 May", "charging Ada 9.50 May"]
+            done = run(project, "manage.py", "shell", "-c", WALK, **exports, SITE_HANDLER_URL=url)
+            assert done.returncode == 0, done.stderr
+            walked = [line_of(site) for _ in range(2)]
+            assert walked == ["charging Ada 9.50 May", "charged everybody 9.50 May"]
         finally:
             ended(site)
     finally:
