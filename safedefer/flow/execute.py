@@ -36,8 +36,9 @@ from safedefer.flow.calling import call_function, describe_task, load_arguments,
 from safedefer.flow.defer import discard_overflow
 from safedefer.flow.dispatch import Dispatch, check_form, read_exactly
 from safedefer.flow.giving_up import Attempted, give_up
-from safedefer.flow.iterate import forget_run, function_of, work_on
+from safedefer.flow.iterate import forget_run, work_on
 from safedefer.flow.iteration_tasks import create_iteration_task
+from safedefer.flow.iteration_walk import function_of
 from safedefer.flow.ledger import Lease
 from safedefer.flow.outbox import run_sweep, tend_outbox
 from safedefer.flow.outcome import Outcome, Verdict, judge

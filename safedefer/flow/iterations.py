@@ -24,8 +24,8 @@ from safedefer.core.options import TaskOptions
 from safedefer.core.records import RecordKind
 from safedefer.errors import IterationError, RecordConflictError, SafeDeferError, StoreUnavailableError
 from safedefer.flow.defer import keep_body, seal_body, send_after_commit, send_call
-from safedefer.flow.iterate import find_walk, function_of, read_run
 from safedefer.flow.iteration_tasks import create_iteration_task
+from safedefer.flow.iteration_walk import find_walk, function_of, read_run
 from safedefer.flow.runtime import Runtime, current_runtime
 
 logger: Final = logging.getLogger("safedefer.iteration")

@@ -11,7 +11,7 @@ import pytest
 import safedefer
 from safedefer.core import signing
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body
-from safedefer.flow import calling, iterate
+from safedefer.flow import calling, iteration_walk
 from tests.support.builders import make_envelope, verified
 
 PACKAGE = Path(safedefer.__file__).parent
@@ -61,9 +61,9 @@ def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> N
         "flow/execute.py _verify_and_execute",
         "flow/iterate.py _finalize",
     ]
-    assert sorted(uses_of("call_verified(")) == ["flow/calling.py call_function", "flow/iterate.py _call_for"]
+    assert sorted(uses_of("call_verified(")) == ["flow/calling.py call_function", "flow/iteration_slice.py _call_for"]
     assert calling.call_verified.__annotations__["body"] is signing.VerifiedBody
-    assert iterate.Walk.__annotations__["body"] is signing.VerifiedBody
+    assert iteration_walk.Walk.__annotations__["body"] is signing.VerifiedBody
     assert calling.call_function.__annotations__["body"] is signing.VerifiedBody
 
 

@@ -10,7 +10,7 @@ from safedefer.core.iteration.progress import Progress
 from safedefer.core.iteration.rows import open_shard_keys, parse_shard
 from safedefer.core.iteration.state import ENDED, Run
 from safedefer.errors import SafeDeferError
-from safedefer.flow.iterate import read_run
+from safedefer.flow.iteration_walk import read_run
 from safedefer.flow.iterations import Iteration, list_runs, progress_of, sweep_iterations
 from safedefer.flow.runtime import Runtime, current_runtime
 
