@@ -109,8 +109,12 @@ MIN_ITEM_RESERVE: Final = timedelta(seconds=10)
 
 BATCH_TIME: Final = timedelta(seconds=5)
 FIRST_BATCH_ROWS: Final = 20
-MAX_BATCH_ROWS: Final = 500
+MAX_BATCH_ROWS: Final = 20_000
 """Rows that a slice reads at once: what it works through in that time, at most that many."""
+
+READING_TIME: Final = timedelta(milliseconds=100)
+LARGE_ROWS_BATCH: Final = 500
+"""No more rows than are read in that time, so that large rows do not fill the memory; but that many always."""
 
 CHECKPOINT_INTERVAL: Final = timedelta(seconds=2)
 """A slice that was stopped repeats no more than about that, or one row."""

@@ -1,10 +1,10 @@
 """What the rules need of the outside, as Protocols. `safedefer.django.setup` chooses what fills them."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar, final
+from typing import Any, Protocol, TypeVar, final
 
 from safedefer.core.audit import AuditEvent
 from safedefer.core.iteration.description import Description
@@ -207,15 +207,19 @@ class CommitHook(Protocol):
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class WalkedPage:
-    """Rows of one key range, each with its place.
+    """Rows of one key range.
 
     Attributes:
-        rows: The row, and the cursor that stands at it.
-        ends: Whether there was nothing behind them.
+        rows: In the order of the walk; read already, and to be gone through once.
+        key_of: Reads the key off a row, before anybody could change it. Called for every row.
+        cursor_at: The cursor that stands at a row, by its key.
+        ends: Whether there was nothing behind them, by how many there were.
     """
 
-    rows: Sequence[tuple[object, bytes]]
-    ends: bool
+    rows: Iterator[object]
+    key_of: Callable[[Any], object]
+    cursor_at: Callable[[object], bytes]
+    ends: Callable[[int], bool]
 
 
 class QuerySets(Protocol):
@@ -330,6 +334,21 @@ class Invoker(Protocol):
 
     def call(self, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Call a function, or run a coroutine function to its end."""
+        ...
+
+    def call_each(
+        self,
+        function: Callable[..., object],
+        firsts: Iterable[object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        """Call a function for one first argument after another; a coroutine function is run in one event loop for all.
+
+        Args:
+            firsts: The next one is asked for when the call for the one before has ended, in this thread's event loop
+                where there is one: it must not wait.
+        """
         ...
 
     async def in_thread(self, action: Callable[[], T]) -> T:

@@ -55,6 +55,7 @@ class OrderField:
         unique: Whether no two rows share a value.
         nullable: Whether rows may have none.
         pk_field: Where the values of the primary key come from.
+        pk_name: What instances call the primary key.
     """
 
     name: str
@@ -64,6 +65,7 @@ class OrderField:
     unique: bool
     nullable: bool
     pk_field: "Field[Any, Any]"
+    pk_name: str
 
     @property
     def is_pk(self) -> bool:
@@ -97,6 +99,7 @@ def resolve_order_field(queryset: QuerySet[Any], name: str = "pk") -> OrderField
         unique=field.primary_key or field.unique,
         nullable=field.null,
         pk_field=_terminal(meta.pk),
+        pk_name=meta.pk.attname,
     )
 
 

@@ -4,8 +4,11 @@ The cursor is exclusive and composite, `order_field >= v AND (order_field > v OR
 into a place in the index, which they do not for the same condition written as one OR.
 """
 
-from dataclasses import dataclass
-from typing import Any, final
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from operator import attrgetter
+from typing import Any, Final, final
 
 from django.db.models import Model, Q, QuerySet
 
@@ -13,21 +16,43 @@ from safedefer.django.datastore_pages import is_datastore, read_datastore_rows
 from safedefer.django.order_field import OrderField, to_key
 from safedefer.django.positions import Cursor, KeyRange
 
+_FETCHED_AT_ONCE: Final = 2_000
+
 
 @final
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """Rows of one key range, in the order of the order field and the primary key.
 
+    All of them have been read, but become instances one by one: thousands of instances at once would keep the garbage
+    collector busy.
+
     Attributes:
-        rows: Each row once, even where a join of the queryset repeats it.
-        ends: Whether there was nothing behind them. A page without rows may not be the last.
-        cursor: Behind the last row, or where the page began if it has none.
+        rows: Each row once, even where a join of the queryset repeats it; to be gone through once.
+        key_of: Reads off a row what `place_of` makes its place from, before anybody could change it. Called for every
+            row.
     """
 
-    rows: tuple[Model, ...]
-    ends: bool
-    cursor: Cursor | None
+    def __init__(self, rows: Iterator[Model], order: OrderField, limit: int, *, repeats: bool) -> None:
+        self._limit = limit
+        self._left_out = 0
+        pk = order.pk_name
+        self.key_of: Callable[[Model], object] = attrgetter(pk) if order.is_pk else attrgetter(order.name, pk)
+        self.rows: Iterator[Model] = self._without_repeats(rows, attrgetter(pk)) if repeats else rows
+
+    def ends(self, given: int) -> bool:
+        """Whether there is nothing behind the rows, so many of which there were. No rows need not be the end."""
+        return given + self._left_out < self._limit
+
+    def _without_repeats(self, rows: Iterator[Model], pk_of: Callable[[Model], object]) -> Iterator[Model]:
+        # The order puts the copies that a join makes side by side; those of the cursor's row are not behind it.
+        before: object = None
+        for row in rows:
+            pk = pk_of(row)
+            if pk == before:
+                self._left_out += 1
+            else:
+                before = pk
+                yield row
 
 
 def read_page(
@@ -42,20 +67,26 @@ def read_page(
         order_field: From `resolve_order_field` for this queryset.
         limit: The most rows, 1 or more.
     """
-    read = read_datastore_rows if is_datastore(queryset.db) else _read_rows
-    found = read(queryset, key_range, cursor, order_field, limit)
-    rows = _without_repeats(found, cursor)
-    return Page(
-        rows=tuple(rows),
-        ends=len(found) < limit,
-        cursor=cursor_of(order_field, rows[-1]) if rows else cursor,
-    )
+    if is_datastore(queryset.db):
+        rows = iter(read_datastore_rows(queryset, key_range, cursor, order_field, limit))
+        return Page(rows, order_field, limit, repeats=True)
+    found = _select_rows(queryset, key_range, cursor, order_field)[:limit]
+    rows = _read_rows(found)
+    return Page(rows, order_field, limit, repeats=_may_repeat(found))
 
 
 def cursor_of(order: OrderField, row: Model) -> Cursor:
     """The place of a row."""
-    pk = to_key(order.pk_field, row.pk)
-    return Cursor(pk if order.is_pk else to_key(order.field, getattr(row, order.name)), pk)
+    return place_of(order, row.pk if order.is_pk else (getattr(row, order.name), row.pk))
+
+
+def place_of(order: OrderField, key: Any) -> Cursor:
+    """The place of a row by what `Page.key_of` read off it."""
+    if order.is_pk:
+        pk = to_key(order.pk_field, key)
+        return Cursor(pk, pk)
+    value, pk = key
+    return Cursor(to_key(order.field, value), to_key(order.pk_field, pk))
 
 
 def in_order(queryset: QuerySet[Any], order: OrderField, *, backwards: bool = False) -> QuerySet[Any]:
@@ -102,21 +133,27 @@ def _is_beside(order: OrderField, cursor: Cursor, by_value: str, by_pk: str) -> 
     return Q(**{f"{name}__{by_value}e": value}) & (Q(**{f"{name}__{by_value}": value}) | key)
 
 
-def _read_rows(
-    queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order: OrderField, limit: int
-) -> list[Model]:
-    rows = in_order(with_values(queryset, order), order).filter(is_within(order, key_range))
-    if cursor is not None:
-        rows = rows.filter(is_behind(order, cursor))
-    return list(rows[:limit])
+def _select_rows(
+    queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order: OrderField
+) -> QuerySet[Any]:
+    rows = in_order(with_values(queryset, order), order)
+    if cursor is None:
+        return rows.filter(is_within(order, key_range))
+    # The cursor alone bounds them below: of two bounds a database may begin at the wrong one, and read the whole range
+    # up to the cursor for every page.
+    return rows.filter(is_within(order, replace(key_range, lo=None)), is_behind(order, cursor))
 
 
-def _without_repeats(rows: list[Model], cursor: Cursor | None) -> list[Model]:
-    """Each row once: the order puts the copies that a join makes side by side."""
-    before = None if cursor is None else cursor.pk
-    kept = []
-    for row in rows:
-        if row.pk != before:
-            kept.append(row)
-        before = row.pk
-    return kept
+def _read_rows(rows: QuerySet[Any]) -> Iterator[Model]:
+    """Read all rows now, so that no cursor of the database stays open; make them instances one by one."""
+    # Neither has a public name: the related rows to load for all instances together, and what a queryset makes its own
+    # list from. By default that fetches a hundred rows at a time.
+    if rows._prefetch_related_lookups:  # type: ignore[attr-defined]  # noqa: SLF001
+        return iter(list(rows))
+    made: Iterator[Model] = iter(rows._iterable_class(rows, chunk_size=_FETCHED_AT_ONCE))  # type: ignore[call-overload]  # noqa: SLF001
+    return chain(list(islice(made, 1)), made)
+
+
+def _may_repeat(rows: QuerySet[Any]) -> bool:
+    """Whether rows come from more than one table, once the query was made."""
+    return len(rows.query.alias_map) != 1 or bool(rows.query.extra_tables)

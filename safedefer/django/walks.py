@@ -16,7 +16,7 @@ from safedefer.django.key_ranges.default import default_key_ranges
 from safedefer.django.key_ranges.ranges import plan_key_ranges
 from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import cursor_of, read_page
+from safedefer.django.pages import place_of, read_page
 from safedefer.django.positions import decode_cursor, decode_key_range, encode_cursor, encode_key_range
 from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
 
@@ -67,7 +67,10 @@ class DjangoQuerySets:
         with _answering():
             page = read_page(rows, within, behind, order, limit)
         return WalkedPage(
-            rows=[(row, encode_cursor(order, cursor_of(order, row))) for row in page.rows], ends=page.ends
+            rows=page.rows,
+            key_of=page.key_of,
+            cursor_at=lambda key: encode_cursor(order, place_of(order, key)),
+            ends=page.ends,
         )
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -83,11 +83,36 @@ def call_verified(runtime: Runtime, function: RegisteredFunction, body: Verified
     except (KeyboardInterrupt, GeneratorExit):  # The process is ending.
         raise
     except BaseException as error:  # The function may raise anything, such as CancelledError; each means a retry.
-        failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
-        failure.__cause__ = error
-        if not isinstance(error, Drop | Retry):
-            _report(runtime, function, body, failure)
-        raise failure from error
+        raise _failure(runtime, function, body, error) from error
+
+
+def call_verified_for_each(
+    runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, firsts: Iterable[object], arguments: Arguments
+) -> None:
+    """Call a function that a verified body names for one first argument after another.
+
+    Args:
+        firsts: As `Invoker.call_each` wants them; what was not asked for was not called for.
+        arguments: Those behind the first.
+    Raises:
+        FunctionFailedError: The function raised for the last one that was asked for; its exception is the cause.
+    """
+    try:
+        runtime.invoker.call_each(function.function, firsts, arguments.args, arguments.kwargs)
+    except (KeyboardInterrupt, GeneratorExit):  # As above.
+        raise
+    except BaseException as error:  # As above.
+        raise _failure(runtime, function, body, error) from error
+
+
+def _failure(
+    runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, error: BaseException
+) -> FunctionFailedError:
+    failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
+    failure.__cause__ = error
+    if not isinstance(error, Drop | Retry):
+        _report(runtime, function, body, failure)
+    return failure
 
 
 def _report(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, failure: FunctionFailedError) -> None:

@@ -1,11 +1,11 @@
 """One slice of a shard: the rows of its key range, for as long as its time allows. The rules are in the core."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias, final
 
-from safedefer.core.codec import Arguments
 from safedefer.core.control import Drop
 from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
 from safedefer.core.iteration.decisions import Decision
@@ -27,8 +27,10 @@ from safedefer.core.iteration.slices import (
 )
 from safedefer.core.iteration.state import Run, Shard
 from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE
+from safedefer.core.ports import WalkedPage
+from safedefer.core.records import Record, RecordKey
 from safedefer.errors import FunctionFailedError, RecordConflictError, StoreUnavailableError
-from safedefer.flow.calling import call_verified
+from safedefer.flow.calling import call_verified_for_each
 from safedefer.flow.current import walking
 from safedefer.flow.iteration_walk import Commands, Outcome, check_plan, decode_tree, find_walk
 from safedefer.flow.runtime import Runtime
@@ -54,6 +56,16 @@ class Slice:
         )
         self._done = NO_WORK
         self._rows = 0
+        self._slowest_ms = 0
+        self._last_seconds = 0.0
+        # Of the present page: how many of its rows are behind, whether these were all, and the keys of the last one
+        # that was finished and of the last one that was called for.
+        self._given = 0
+        self._is_read = False
+        self._finished: object = None
+        self._called: object = None
+        self._unreadable: Exception | None = None
+        self._is_coroutine = inspect.iscoroutinefunction(self._walk.callback.function)
         self._started = self._saved = runtime.clock.time()
         self._budget = make_budget(timedelta(seconds=self._walk.claims.deadline_seconds))
 
@@ -73,13 +85,18 @@ class Slice:
         return self._runtime.clock.time()
 
     def _read(self) -> Shard | None:
-        keys = [run_key(self._run.id), shard_key(self._run.id, self._call.shard)]
-        found = self._runtime.records.get(keys)
-        if keys[0] not in found:
+        key = shard_key(self._run.id, self._call.shard)
+        found = self._read_run(key).get(key)
+        return None if found is None else parse_shard(found)
+
+    def _read_run(self, *others: RecordKey) -> Mapping[RecordKey, Record]:
+        key = run_key(self._run.id)
+        found = self._runtime.records.get([key, *others])
+        if key not in found:
             raise StoreUnavailableError("the record of an iteration was removed while it ran")
-        self._run = parse_run(found[keys[0]])
+        self._run = parse_run(found[key])
         check_plan(self._run, self._call.plan_sha256)
-        return parse_shard(found[keys[1]]) if keys[1] in found else None
+        return found
 
     def _claim(self) -> Commands:
         reserve = int((LEASE_RESERVE + CLOCK_SKEW).total_seconds())
@@ -100,6 +117,7 @@ class Slice:
                 continue
             if decision.shard is not None:
                 self._shard = decision.shard
+                self._slowest_ms = decision.shard.slowest_ms
             return ()
         raise StoreUnavailableError("others were always first to claim a shard")
 
@@ -107,60 +125,135 @@ class Slice:
         """One page of rows; no commands means that there is another."""
         if not self._has_time():
             return self._end()
-        size, begun = page_size(self._shard), self._now
+        begun = self._now
         page = self._runtime.querysets.read_page(
-            self._walk.queryset, self._walk.plan.order_field, self._shard.key_range, self._shard.cursor, size
+            self._walk.queryset,
+            self._walk.plan.order_field,
+            self._shard.key_range,
+            self._shard.cursor,
+            page_size(self._shard),
         )
-        for row, cursor in page.rows:
-            if not self._has_time():
-                return self._end()
-            if commands := self._item(row, cursor):
-                return commands
-            if self._now - self._saved >= _INTERVAL and (commands := self._save()):
-                return commands
-        if page.ends:
+        read, self._given = self._now, 0
+        if commands := self._go_through(page):
+            return commands
+        if page.ends(self._given):
             return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now))
         if not is_careful(self._shard):
-            batch = adapt_batch(self._shard.batch_size, rows=len(page.rows), seconds=self._now - begun)
+            batch = adapt_batch(
+                self._shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
+            )
             self._done = replace(self._done, batch_size=batch)
         return self._save()
 
-    def _item(self, row: object, cursor: bytes) -> Commands:
-        """One row; no commands means that the slice goes on."""
-        item = Item(digest=item_digest(self._run.id, cursor), cursor=cursor)
-        policy = self._walk.plan.policy
-        if judge_item(self._run, self._shard, self._done, item, policy, now=self._now) is not None:
-
-            def give_up(run: Run, shard: Shard) -> Decision:
-                return _given_up(judge_item(run, shard, self._done, item, policy, now=self._now))
-
-            return self._write(give_up)
+    def _go_through(self, page: WalkedPage) -> Commands:
         if is_careful(self._shard):
-            self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
-        begun = self._now
-        try:
-            self._call_for(row)
-        except FunctionFailedError as failure:
-            if not isinstance(failure.__cause__, Drop):
-                return self._write(lambda run, shard: fail_item(run, shard, self._done, item, policy, now=self._now))
-        self._rows += 1
-        pace = slowest(max(self._shard.slowest_ms, self._done.slowest_ms), self._now - begun)
-        self._done = replace(self._done, cursor=cursor, processed=self._done.processed + 1, slowest_ms=pace)
+            return self._go_carefully(page)
+        if self._is_coroutine:
+            # Nothing but the callback runs in its event loop: making an instance may be the application's code.
+            page = replace(page, rows=iter(list(page.rows)))
+        self._is_read = False
+        while not self._is_read:
+            if commands := self._go_on(page) if self._has_time() else self._end():
+                return commands
+            if self._now - self._saved >= _INTERVAL and (commands := self._save()):
+                return commands
         return ()
 
-    def _call_for(self, row: object) -> None:
-        arguments = Arguments((row, *self._arguments.args), self._arguments.kwargs)
-        call_verified(self._runtime, self._walk.callback, self._walk.body, arguments)
+    def _go_carefully(self, page: WalkedPage) -> Commands:
+        """The one row of a page, named before its call."""
+        row = next(page.rows, None)
+        if row is None:
+            return ()
+        item = self._item(page, page.key_of(row))
+        self._given = 1
+        if self._judge(item) is not None:
+            # Only here attempts may be spent before the call: workers were stopped in it.
+            return self._write(lambda _, __: _given_up(self._judge(item)))
+        self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
+        began = self._now
+        if (failure := self._call_for_each((row,))) is not None and not _is_drop(failure):
+            return self._fail(item)
+        self._last_seconds = self._now - began
+        self._account(item.cursor, 1)
+        return ()
+
+    def _go_on(self, page: WalkedPage) -> Commands:
+        """Rows until a checkpoint is due, no more may be begun, or one fails; no commands means that there is more."""
+        before = self._given
+        rows = self._rows_of(page)
+        failure = self._call_for_each(rows)
+        rows.close()
+        if failure is not None and _is_drop(failure):
+            self._finished, self._given, failure = self._called, self._given + 1, None
+        if self._given > before:
+            self._account(page.cursor_at(self._finished), self._given - before)
+        if self._unreadable is not None:
+            raise self._unreadable
+        if failure is None:
+            return ()
+        self._given += 1
+        return self._fail(self._item(page, self._called))
+
+    def _rows_of(self, page: WalkedPage) -> Generator[object]:
+        """The rows to call for: what is done for every row is done here, and by whoever calls."""
+        clock, key_of = self._runtime.clock.time, page.key_of
+        stop = min(self._saved + _INTERVAL, self._started + self._budget.last_start(self._slowest_ms))
+        given, finished, called = self._given, self._finished, self._finished
+        before = clock()
+        try:
+            for number, row in enumerate(page.rows, given + 1):
+                called = key_of(row)
+                yield row
+                given, finished = number, called
+                now = clock()
+                if now >= stop:
+                    break
+                before = now
+            else:
+                self._is_read = True
+        except Exception as error:  # noqa: BLE001  # Of making an instance: it must not be taken for the callback's.
+            self._unreadable = error
+        finally:
+            # Also when it is closed, because a call has failed.
+            self._given, self._finished, self._called = given, finished, called
+            # A row that takes so long that it matters to the reserve is the last one here.
+            self._last_seconds = clock() - before
+
+    def _call_for_each(self, firsts: Iterable[object]) -> FunctionFailedError | None:
+        try:
+            call_verified_for_each(self._runtime, self._walk.callback, self._walk.body, firsts, self._arguments)
+        except FunctionFailedError as failure:
+            return failure
+        return None
+
+    def _account(self, cursor: bytes, count: int) -> None:
+        """Count rows that were finished."""
+        self._rows += count
+        self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=count)
+        self._done = replace(
+            self._done, cursor=cursor, processed=self._done.processed + count, slowest_ms=self._slowest_ms
+        )
+
+    def _judge(self, item: Item) -> Decision | None:
+        return judge_item(self._run, self._shard, self._done, item, self._walk.plan.policy, now=self._now)
+
+    def _fail(self, item: Item) -> Commands:
+        policy = self._walk.plan.policy
+        return self._write(lambda run, shard: fail_item(run, shard, self._done, item, policy, now=self._now))
+
+    def _item(self, page: WalkedPage, key: object) -> Item:
+        cursor = page.cursor_at(key)
+        return Item(digest=item_digest(self._run.id, cursor), cursor=cursor)
 
     def _has_time(self) -> bool:
-        pace = max(self._shard.slowest_ms, self._done.slowest_ms)
-        return self._budget.has_time(elapsed_seconds=self._now - self._started, slowest_ms=pace, rows=self._rows)
+        elapsed = self._now - self._started
+        return self._budget.has_time(elapsed_seconds=elapsed, slowest_ms=self._slowest_ms, rows=self._rows)
 
     def _save(self) -> Commands:
         """A checkpoint; the slice ends where its run is stopping."""
         if self._done.cursor is not None:
             self._write(lambda _, shard: checkpoint(shard, self._done, now=self._now))
-        self._read()
+        self._read_run()
         return self._end() if is_stopping(self._run) else ()
 
     def _end(self) -> Commands:
@@ -184,6 +277,10 @@ class Slice:
             self._saved, self._done = self._now, NO_WORK
             return decision.commands
         raise StoreUnavailableError("others were always first to change a shard")
+
+
+def _is_drop(failure: FunctionFailedError) -> bool:
+    return isinstance(failure.__cause__, Drop)
 
 
 def _given_up(decision: Decision | None) -> Decision:

@@ -60,6 +60,7 @@ class SlowInvoker:
 
     def __init__(self, site: Site, clock: ManualClock) -> None:
         self.real = site.runtime.invoker
+        self.call_each = site.runtime.invoker.call_each
         self.in_thread = site.runtime.invoker.in_thread
         self.site = site
         self.clock = clock

@@ -61,8 +61,11 @@ def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> N
         "flow/execute.py _verify_and_execute",
         "flow/iterate.py _finalize",
     ]
-    assert sorted(uses_of("call_verified(")) == ["flow/calling.py call_function", "flow/iteration_slice.py _call_for"]
+    assert uses_of("runtime.invoker.call_each(") == ["flow/calling.py call_verified_for_each"]
+    assert uses_of("call_verified(") == ["flow/calling.py call_function"]
+    assert uses_of("call_verified_for_each(") == ["flow/iteration_slice.py _call_for_each"]
     assert calling.call_verified.__annotations__["body"] is signing.VerifiedBody
+    assert calling.call_verified_for_each.__annotations__["body"] is signing.VerifiedBody
     assert iteration_walk.Walk.__annotations__["body"] is signing.VerifiedBody
     assert calling.call_function.__annotations__["body"] is signing.VerifiedBody
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import transaction
+from django.db.models.signals import post_init
 from django.utils import timezone
 from google.api_core.exceptions import NotFound
 from google.cloud import tasks_v2
@@ -324,6 +325,87 @@ def test_coroutine_functions_are_callbacks_as_well(site: Site) -> None:
     defer_iteration_with_finalize(Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=2)
     site.run_tasks()
     assert Counter(site.traces()) == Counter([*(f"visit {name} True" for name in names), "finalized"])
+
+
+def test_coroutines_of_a_page_share_an_event_loop(site: Site) -> None:
+    populate(20)
+    tasks.loops.clear()
+    defer_iteration_with_finalize(Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=1)
+    site.run_tasks()
+    assert finalized(site) == 1
+    assert len(tasks.loops) == 1
+
+
+def test_coroutine_that_fails_keeps_what_came_before_it(site: Site) -> None:
+    names = populate(20)
+    tasks.broken.add("c0007")
+    defer_iteration_with_finalize(
+        Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=1, _on_error="skip", _max_item_attempts=1
+    )
+    site.run_tasks()
+    assert visits(site) == Counter(names) - Counter(["c0007"])
+    assert finalized(site) == 1
+
+
+@pytest.mark.parametrize("order_field", ["pk", "name"])
+def test_callback_may_delete_and_change_its_row_and_the_cursor_is_where_it_was(site: Site, order_field: str) -> None:
+    names = populate(100)
+    tasks.broken.add("c0042")
+    iteration = defer_iteration_with_finalize(
+        Customer.objects.all(),
+        tasks.devour,
+        tasks.all_devoured,
+        10,
+        order_field=order_field,
+        _shards=1,
+        _on_error="skip",
+        _max_item_attempts=1,
+        _delete_marker=False,
+    )
+    site.run_tasks()
+    dropped = names[::10]
+    assert visits(site) == Counter(names) - Counter([*dropped, "c0042"])
+    assert sorted(Customer.objects.values_list("name", flat=True)) == sorted([*dropped, "c0042"])
+    progress = iteration.progress()
+    assert progress is not None
+    # Those that had nothing to be done are finished all the same.
+    assert (progress.rows, progress.skipped, progress.failed) == (100, 1, 1)
+
+
+def test_rows_of_many_pages_are_visited_once_across_checkpoints(site: Site) -> None:
+    names = populate(700)
+
+    class Hurrying(ManualClock):
+        """Each look at it takes a tenth of a second, so that checkpoints fall into pages."""
+
+        def time(self) -> float:
+            self.now += 0.1
+            return self.now
+
+    site.use(clock=Hurrying(site.runtime.clock.time()))
+    begin(Customer.objects.all(), _shards=1, _deadline=1_800)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_row_that_cannot_be_made_is_not_taken_for_a_failure_of_the_callback(site: Site) -> None:
+    populate(5)
+
+    def refuse(sender: Any, instance: Customer, **_: object) -> None:
+        if instance.name == "c0003":
+            raise RuntimeError("not to be loaded")
+
+    post_init.connect(refuse, sender=Customer)
+    try:
+        iteration = begin(Customer.objects.all(), _shards=1, _on_error="skip", _max_item_attempts=1)
+        site.run_tasks()
+        assert site.dispatches()[-1].reason not in {Reason.EXECUTED, Reason.FUNCTION_FAILED}
+    finally:
+        post_init.disconnect(refuse, sender=Customer)
+    progress = iteration.progress()
+    assert progress is not None
+    assert (progress.skipped, progress.failed) == (0, 0)
 
 
 def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(site: Site) -> None:

@@ -7,7 +7,7 @@ from django.db.models import Model, QuerySet
 
 from safedefer.django.key_ranges.ranges import KeyRangesGetter, plan_key_ranges
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import read_page
+from safedefer.django.pages import place_of, read_page
 from safedefer.django.positions import KeyRange, decode_cursor, decode_key_range, encode_cursor, encode_key_range
 
 
@@ -25,14 +25,17 @@ def walk_range(
     cursor = None
     while True:
         page = read_page(queryset, key_range, cursor, order, limit)
-        assert len(page.rows) <= limit
-        visited += [row.pk for row in page.rows]
+        rows, keys = [], []
+        for row in page.rows:
+            rows.append(row)
+            keys.append(page.key_of(row))
+        assert len(rows) <= limit
+        visited += [row.pk for row in rows]
         assert len(visited) < 30_000, "a walk without end"
-        between(list(page.rows))
-        if page.ends:
+        between(rows)
+        if page.ends(len(rows)):
             return visited
-        assert page.cursor is not None
-        cursor = decode_cursor(order, encode_cursor(order, page.cursor))
+        cursor = decode_cursor(order, encode_cursor(order, place_of(order, keys[-1])))
 
 
 def walk(

@@ -238,6 +238,9 @@ def customers_named(prefix: str) -> models.QuerySet[Customer]:
     return Customer.objects.filter(name__startswith=prefix)
 
 
+loops: set[int] = set()
+"""The event loops that rows were visited in."""
+
 broken: set[str] = set()
 """Names of the customers whose callback fails."""
 
@@ -277,9 +280,30 @@ def all_told(last: str) -> None:
     trace("finalized", last)
 
 
+@deferrable(name="shop.devour")
+def devour(customer: Customer, limit: int) -> None:
+    """Leave a visit, and delete the row: its instance has no key then. Some have nothing to be done."""
+    if customer.name in broken:
+        raise RuntimeError(customer.name)
+    if int(customer.name[1:]) % limit == 0:
+        raise Drop("nothing to do")
+    trace("visit", customer.name)
+    customer.name = "zzzz"
+    customer.delete()
+
+
+@deferrable(name="shop.all_devoured")
+def all_devoured(limit: int) -> None:
+    """Leave that every row was visited."""
+    trace("finalized", limit)
+
+
 @deferrable(name="shop.avisit")
 async def avisit(customer: Customer) -> None:
     """Leave a visit from a coroutine function."""
+    loops.add(id(asyncio.get_running_loop()))
+    if customer.name in broken:
+        raise RuntimeError(customer.name)
     await Trace.objects.acreate(text=f"visit {customer.name} {get_deferred_shard_index() is not None}")
 
 

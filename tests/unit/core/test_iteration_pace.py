@@ -56,19 +56,25 @@ def test_slowest_row_fades() -> None:
     for _ in range(100):
         pace = slowest(pace, 0.1)
     assert 100 < pace < 4_000
+    assert abs(slowest(8_000, 0.1, rows=100) - pace) < 100
 
 
 @pytest.mark.parametrize(
     ("rows", "seconds", "expected"),
-    [(20, 5.0, 20), (20, 10.0, 10), (20, 4.0, 25), (20, 0.001, 40), (20, 0.0, 40), (1, 60.0, 1), (0, 0.0, 20)],
+    [(20, 5.0, 20), (20, 10.0, 10), (20, 4.0, 25), (20, 0.001, 80), (20, 0.0, 80), (1, 60.0, 1), (0, 0.0, 20)],
 )
 def test_batch_takes_about_five_seconds(rows: int, seconds: float, expected: int) -> None:
     assert adapt_batch(20, rows=rows, seconds=seconds) == expected
 
 
-@given(st.integers(1, 500), st.integers(0, 500), st.floats(0, 1e4))
-def test_batch_stays_in_bounds(size: int, rows: int, seconds: float) -> None:
-    assert 1 <= adapt_batch(size, rows=rows, seconds=seconds) <= 500
+@given(st.integers(1, 20_000), st.integers(0, 20_000), st.floats(0, 1e4), st.floats(0, 1e4))
+def test_batch_stays_in_bounds(size: int, rows: int, seconds: float, reading: float) -> None:
+    assert 1 <= adapt_batch(size, rows=rows, seconds=seconds, reading_seconds=reading) <= 20_000
+
+
+@pytest.mark.parametrize(("reading", "expected"), [(0.0, 8_000), (0.05, 4_000), (0.1, 2_000), (0.2, 1_000), (9.0, 500)])
+def test_rows_that_take_long_to_read_come_in_smaller_pages(reading: float, expected: int) -> None:
+    assert adapt_batch(2_000, rows=2_000, seconds=0.2, reading_seconds=reading) == expected
 
 
 def test_progress_counts_shards_that_are_done_once() -> None:

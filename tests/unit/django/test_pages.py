@@ -5,12 +5,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from django.db import connections
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safedefer.django.key_ranges.ranges import build_key_ranges
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import read_page
+from safedefer.django.pages import place_of, read_page
 from safedefer.django.positions import Cursor, KeyRange
 from tests.site.shop.models import Customer, Parcel, PremiumCustomer, Reading
 from tests.support.walks import walk_range
@@ -62,7 +64,8 @@ def test_rows_that_stay_are_visited_once_while_others_come_and_go(
             return
         insert, level, number = pending.pop()
         if insert:
-            rows.bulk_create([Reading(level=level)])
+            # PostgreSQL's own numbers begin among those that were given.
+            rows.bulk_create([Reading(pk=100 + len(pending), level=level)])
         else:
             rows.filter(pk=number).delete()
 
@@ -129,11 +132,49 @@ def test_page_says_where_it_ended(alias: str) -> None:
     rows.bulk_create(Customer(pk=key, name="") for key in (2, 4, 6))
     order = resolve_order_field(rows)
     page = read_page(rows, WHOLE, None, order, 2)
-    assert ([row.pk for row in page.rows], page.ends, page.cursor) == ([2, 4], False, Cursor(4, 4))
-    page = read_page(rows, WHOLE, page.cursor, order, 2)
-    assert ([row.pk for row in page.rows], page.ends, page.cursor) == ([6], True, Cursor(6, 6))
-    page = read_page(rows, WHOLE, page.cursor, order, 2)
-    assert (page.rows, page.ends, page.cursor) == ((), True, Cursor(6, 6))
+    assert [page.key_of(row) for row in page.rows] == [2, 4]
+    assert not page.ends(2)
+    page = read_page(rows, WHOLE, place_of(order, 4), order, 2)
+    assert [page.key_of(row) for row in page.rows] == [6]
+    assert page.ends(1)
+    page = read_page(rows, WHOLE, Cursor(6, 6), order, 2)
+    assert list(page.rows) == []
+    assert page.ends(0)
+
+
+@BOTH
+def test_copies_that_a_join_makes_are_left_out_and_end_no_page(alias: str) -> None:
+    customers = Customer.objects.using(alias)
+    customers.bulk_create(Customer(pk=key, name="") for key in (1, 2))
+    readings = Reading.objects.using(alias)
+    readings.bulk_create(Reading(customer_id=customer, level=1) for customer in (1, 1, 1, 2))
+    rows = customers.filter(readings__level=1)
+    order = resolve_order_field(rows)
+    page = read_page(rows, WHOLE, None, order, 2)
+    assert [row.pk for row in page.rows] == [1]
+    assert not page.ends(1)
+    assert walk_range(rows, WHOLE, limit=2) == [1, 2]
+
+
+@BOTH
+def test_rows_are_read_before_the_first_is_handed_out(alias: str, django_assert_num_queries: Any) -> None:
+    rows = Customer.objects.using(alias)
+    rows.bulk_create(Customer(pk=key, name="before") for key in (1, 2, 3))
+    page = read_page(rows, WHOLE, None, resolve_order_field(rows), 3)
+    rows.all().delete()
+    with django_assert_num_queries(0, using=alias):
+        assert [getattr(row, "name", None) for row in page.rows] == ["before"] * 3
+
+
+@BOTH
+def test_related_rows_are_prefetched_for_a_page_together(alias: str, django_assert_num_queries: Any) -> None:
+    customers = Customer.objects.using(alias)
+    customers.bulk_create(Customer(pk=key, name="") for key in (1, 2, 3))
+    Reading.objects.using(alias).bulk_create(Reading(customer_id=key) for key in (1, 2, 3))
+    rows = customers.prefetch_related("readings")
+    with django_assert_num_queries(2, using=alias):
+        found: list[Any] = list(read_page(rows, WHOLE, None, resolve_order_field(rows), 3).rows)
+        assert [len(row.readings.all()) for row in found] == [1, 1, 1]
 
 
 @BOTH
@@ -142,9 +183,17 @@ def test_each_page_is_one_query_that_begins_in_the_index(alias: str, django_asse
     rows.bulk_create(Parcel() for _ in range(5))
     order = resolve_order_field(rows)
     with django_assert_num_queries(1, using=alias):
-        page = read_page(rows, WHOLE, None, order, 3)
+        *_, last = read_page(rows, WHOLE, None, order, 3).rows
     with django_assert_num_queries(1, using=alias):
-        read_page(rows, WHOLE, page.cursor, order, 3)
+        read_page(rows, WHOLE, place_of(order, last.pk), order, 3)
+
+
+def test_page_behind_a_cursor_does_not_begin_at_the_lower_bound() -> None:
+    rows = Reading.objects.all()
+    with CaptureQueriesContext(connections["default"]) as captured:
+        read_page(rows, KeyRange(5, 50), Cursor(20, 20), resolve_order_field(rows), 3)
+    assert '"id" > 20' in captured.captured_queries[0]["sql"]
+    assert ">= 5" not in captured.captured_queries[0]["sql"]
 
 
 def test_composite_cursor_begins_at_its_place_in_the_index() -> None:

@@ -1,6 +1,6 @@
 """A runtime whose ports are in memory and remember what was asked of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -190,6 +190,17 @@ class Invoker:
     def call(self, function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
         """Call it here."""
         function(*args, **kwargs)
+
+    def call_each(
+        self,
+        function: Callable[..., object],
+        firsts: Iterable[object],
+        args: tuple[object, ...],
+        kwargs: Mapping[str, object],
+    ) -> None:
+        """Call it here for each."""
+        for first in firsts:
+            function(first, *args, **kwargs)
 
     async def in_thread(self, action: Callable[[], T]) -> T:
         """Call it here as well."""
