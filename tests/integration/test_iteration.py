@@ -44,6 +44,14 @@ def _nothing_is_broken() -> Any:
     tasks.broken.clear()
 
 
+@pytest.fixture
+def paused(site: Site) -> Any:
+    """Nothing is dispatched but by hand."""
+    site.pause()
+    yield
+    site.resume()
+
+
 def populate(count: int, using: str = "default") -> list[str]:
     names = [f"c{number:04d}" for number in range(count)]
     Customer.objects.using(using).bulk_create(Customer(name=name) for name in names)
@@ -235,9 +243,9 @@ def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> N
     assert command("list") == "0 iterations\n"
 
 
+@pytest.mark.usefixtures("paused")
 def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:
     names = populate(20)
-    site.pause()
     begin(Customer.objects.all(), _shards=2)
     (plan,) = site.tasks()
     assert site.post(plan.http_request.body).status == 204
@@ -253,9 +261,9 @@ def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:
     assert finalized(site) == 1
 
 
+@pytest.mark.usefixtures("paused")
 def test_sweep_makes_a_lost_finalize_anew(site: Site) -> None:
     names = populate(4)
-    site.pause()
     begin(Customer.objects.all(), _shards=1)
     for _ in range(2):
         task = site.tasks()[0]
@@ -269,9 +277,9 @@ def test_sweep_makes_a_lost_finalize_anew(site: Site) -> None:
     assert finalized(site) == 1
 
 
+@pytest.mark.usefixtures("paused")
 def test_sweep_tells_of_an_iteration_that_it_cannot_look_after(site: Site) -> None:
     populate(4)
-    site.pause()
     begin(Customer.objects.all(), _shards=1)
     (task,) = site.tasks()
     assert site.post(task.http_request.body).status == 204
