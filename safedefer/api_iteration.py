@@ -14,7 +14,7 @@ from safedefer.core.iteration.plan import BoundSource, Named, Plan, dump_plan
 from safedefer.core.options import TaskOptions
 from safedefer.core.registry import Registry
 from safedefer.core.wire import unpack
-from safedefer.errors import InvalidOptionError, UnregisteredFunctionError, UnsupportedQuerySetError
+from safedefer.errors import InvalidCallError, InvalidOptionError, UnregisteredFunctionError, UnsupportedQuerySetError
 from safedefer.flow.iterations import Iteration, begin_iteration
 from safedefer.flow.runtime import Runtime, current_runtime
 
@@ -148,7 +148,12 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
     source, rows = _source(runtime, queryset)
     called = _registered(callback)
     ending = _registered(finalize)
-    encode_arguments(called.parameters.without_first(), args, kwargs, runtime.resolver)
+    behind_the_row = called.parameters.without_first()
+    if not called.parameters.takes_rows_of(runtime.querysets.model_of(rows)):
+        raise InvalidCallError(
+            f"{called.name} does not take rows of {runtime.querysets.model_of(rows).__qualname__} as its first argument"
+        )
+    encode_arguments(behind_the_row, args, kwargs, runtime.resolver)
     arguments = unpack(encode_arguments(ending.parameters, args, kwargs, runtime.resolver))
     ranges = None
     if key_ranges_getter is not None:

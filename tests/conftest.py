@@ -74,7 +74,7 @@ def site(
     tasks_client: tasks_v2.CloudTasksClient,
     events: list[AuditEvent],
 ) -> Iterator[Site]:
-    """A running site with the local cloud in front of it. Tasks that a test leaves behind are purged."""
+    """A running site with the local cloud in front of it. What a test leaves in its queues, or paused, is put right."""
     parsed, problems = read_settings(site_settings(live_server.url), local_cloud.environment())
     assert parsed is not None, problems
     runtime = build_runtime(parsed)
@@ -85,4 +85,5 @@ def site(
     translation.deactivate()
     for queue in QUEUES:
         tasks_client.purge_queue(name=queue)
+        tasks_client.resume_queue(name=queue)
     assert local_cloud.tasks.wait_idle(WAIT_SECONDS)

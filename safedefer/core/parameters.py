@@ -9,7 +9,7 @@ from typing import Final, final
 
 from safedefer.core.annotations import AnnotationError, compile_annotation, compile_keywords
 from safedefer.core.pae import encode_pieces
-from safedefer.core.shapes import DataclassShape, ModelShape, Shape, walk
+from safedefer.core.shapes import ANY, DataclassShape, ModelShape, Shape, walk
 from safedefer.errors import InvalidCallError, InvalidFunctionError, UnencodableArgumentError
 
 FINGERPRINT_BYTES: Final = 16
@@ -146,6 +146,12 @@ class Parameters:
             parameters=[p for name, p in self.signature.parameters.items() if name != self._in_order[0].name]
         )
         return Parameters(rest, signature)
+
+    def takes_rows_of(self, model: type) -> bool:
+        """Whether the first parameter names a model that rows of this one are instances of, or nothing at all."""
+        first = self._in_order[0].shape
+        named = [shape.cls for shape in walk(first) if isinstance(shape, ModelShape)]
+        return any(issubclass(model, cls) for cls in named) or first is ANY
 
     def fingerprint(self, name: str, version: int) -> bytes:
         """16 bytes of what the function takes: name, version, and each parameter's name, kind, type and need.

@@ -225,6 +225,14 @@ class WalkedPage:
 class QuerySets(Protocol):
     """Walks querysets: cut into key ranges, read by pages. Ranges and cursors are opaque outside of it."""
 
+    def model_of(self, queryset: object) -> type:
+        """The class of its rows.
+
+        Raises:
+            UnsupportedQuerySetError: It is no queryset.
+        """
+        ...
+
     def describe(self, queryset: object) -> Description:
         """What a queryset is, without its ordering.
 

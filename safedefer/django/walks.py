@@ -18,7 +18,7 @@ from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.django.order_field import resolve_order_field
 from safedefer.django.pages import place_of, read_page
 from safedefer.django.positions import decode_cursor, decode_key_range, encode_cursor, encode_key_range
-from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
+from safedefer.errors import StoreUnavailableError, UnsupportedQuerySetError
 
 
 @final
@@ -28,11 +28,13 @@ class DjangoQuerySets:
     def __init__(self, policy: DescriptionPolicy) -> None:
         self._policy = policy
 
+    def model_of(self, queryset: object) -> type:
+        """The class of its rows."""
+        return _queryset(queryset).model
+
     def describe(self, queryset: object) -> Description:
         """What it is, if building it anew gives the same query."""
-        if not isinstance(queryset, QuerySet):
-            raise UnsupportedQuerySetError(f"an iteration walks a queryset, not a {type(queryset).__name__}")
-        return describe_queryset(queryset, self._policy)
+        return describe_queryset(_queryset(queryset), self._policy)
 
     def build(self, description: Description) -> QuerySet[Any]:
         """The queryset of a verified description."""
@@ -76,7 +78,7 @@ class DjangoQuerySets:
 
 def _queryset(value: object) -> QuerySet[Any]:
     if not isinstance(value, QuerySet):
-        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "a queryset function that returned something else")
+        raise UnsupportedQuerySetError(f"an iteration walks a queryset, not a {type(value).__name__}")
     return value
 
 

@@ -17,7 +17,7 @@ from safedefer.core.iteration.state import Run
 from safedefer.core.names import TaskId
 from safedefer.core.parameters import Parameters
 from safedefer.core.signing import VerifiedBody, verify_body, verify_envelope
-from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError
+from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
 from safedefer.flow.runtime import Runtime
 
 Commands: TypeAlias = tuple[Command, ...]
@@ -69,12 +69,21 @@ def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
         UnavailableError: A row that the queryset is made from could not be loaded.
     """
     plan = parse_plan(body.data)
+    callback = runtime.registry.find(plan.callback.name, plan.callback.version)
+    try:
+        queryset = _open_source(runtime, plan)
+        fits = callback.parameters.takes_rows_of(runtime.querysets.model_of(queryset))
+    except UnsupportedQuerySetError:
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "a queryset function gave no queryset") from None
+    if not fits:
+        # Who has a key could have rows of one model called for as those of another.
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "the callback does not take rows of this model")
     return Walk(
         body=body,
         plan=plan,
-        callback=runtime.registry.find(plan.callback.name, plan.callback.version),
+        callback=callback,
         finalize=runtime.registry.find(plan.finalize.name, plan.finalize.version),
-        queryset=_open_source(runtime, plan),
+        queryset=queryset,
     )
 
 

@@ -30,7 +30,7 @@ from safedefer.errors import (
 )
 from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop import tasks
-from tests.site.shop.models import Customer, Order, Reading
+from tests.site.shop.models import Customer, Draft, Order, Reading
 from tests.support.builders import ManualClock
 from tests.support.channels import open_channel
 from tests.support.site import Site
@@ -42,14 +42,6 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 def _nothing_is_broken() -> Any:
     yield
     tasks.broken.clear()
-
-
-@pytest.fixture
-def paused(site: Site) -> Any:
-    """Nothing is dispatched but by hand."""
-    site.pause()
-    yield
-    site.resume()
 
 
 def populate(count: int, using: str = "default") -> list[str]:
@@ -243,8 +235,8 @@ def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> N
     assert command("list") == "0 iterations\n"
 
 
-@pytest.mark.usefixtures("paused")
 def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:
+    site.pause()
     names = populate(20)
     begin(Customer.objects.all(), _shards=2)
     (plan,) = site.tasks()
@@ -261,8 +253,8 @@ def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:
     assert finalized(site) == 1
 
 
-@pytest.mark.usefixtures("paused")
 def test_sweep_makes_a_lost_finalize_anew(site: Site) -> None:
+    site.pause()
     names = populate(4)
     begin(Customer.objects.all(), _shards=1)
     for _ in range(2):
@@ -277,8 +269,8 @@ def test_sweep_makes_a_lost_finalize_anew(site: Site) -> None:
     assert finalized(site) == 1
 
 
-@pytest.mark.usefixtures("paused")
 def test_sweep_tells_of_an_iteration_that_it_cannot_look_after(site: Site) -> None:
+    site.pause()
     populate(4)
     begin(Customer.objects.all(), _shards=1)
     (task,) = site.tasks()
@@ -506,6 +498,8 @@ def test_outside_of_an_iteration_there_is_no_shard() -> None:
         ({"queryset": lambda: Customer.objects.all()[:5]}, UnsupportedQuerySetError, "deferrable_queryset"),
         ({"queryset": lambda: Customer.objects.values("name")}, UnsupportedQuerySetError, "deferrable_queryset"),
         ({"queryset": lambda: [1, 2]}, UnsupportedQuerySetError, "walks a queryset"),
+        ({"queryset": Draft.objects.all}, InvalidCallError, "shop.visit does not take rows of Draft"),
+        ({"callback": tasks.note, "args": ()}, InvalidCallError, "shop.note does not take rows of Customer"),
         ({"callback": print}, UnregisteredFunctionError, "@deferrable"),
         ({"args": ()}, InvalidCallError, "greeting"),
         ({"args": ("a", "b")}, InvalidCallError, "positional"),
