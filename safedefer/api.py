@@ -195,6 +195,7 @@ def deferrable(
     aliases: tuple[str, ...] = (),
     missing: Missing = "drop",
     ledger: bool = True,
+    batch: bool = False,
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
@@ -209,6 +210,7 @@ def deferrable(
     aliases: tuple[str, ...] = (),
     missing: Missing = "drop",
     ledger: bool = True,
+    batch: bool = False,
     queue: str | None = None,
     expires: timedelta | None = None,
     deadline: float | timedelta | None = None,
@@ -225,6 +227,8 @@ def deferrable(
         missing: What becomes of a task when a row that it was given is gone: `drop` it, `retry`, or `fail`.
         ledger: Keep a task that was executed from being executed again. False is for functions that may as well run
             twice; calls whose arguments are kept outside the task always use the ledger.
+        batch: As a callback of an iteration it is called with a list of rows instead of one; deferred, it takes such a
+            list like any other.
         queue: Queue of its tasks unless a call says otherwise.
         expires: After this time its tasks are not started any more, counted from `defer`.
         deadline: Seconds, or a timedelta, that one dispatch may take.
@@ -236,7 +240,13 @@ def deferrable(
 
     given = {"queue": queue, "expires": expires, "deadline": deadline, "retry_options": retry}
     registrar = Registrar(
-        name=name, version=version, aliases=aliases, missing=missing, ledger=ledger, options=TaskOptions().merged(given)
+        name=name,
+        version=version,
+        aliases=aliases,
+        missing=missing,
+        ledger=ledger,
+        batch=batch,
+        options=TaskOptions().merged(given),
     )
     return registrar if function is None else registrar(function)
 
@@ -253,6 +263,7 @@ class Registrar:
         aliases: tuple[str, ...],
         missing: Missing,
         ledger: bool,
+        batch: bool,
         options: TaskOptions,
     ) -> None:
         self._name = name
@@ -260,6 +271,7 @@ class Registrar:
         self._aliases = aliases
         self._missing: Missing = missing
         self._ledger = ledger
+        self._batch = batch
         self._options = options
 
     def __call__(self, function: F, /) -> Deferrable[F]:
@@ -277,6 +289,7 @@ class Registrar:
             options=self._options,
             missing=self._missing,
             ledger=self._ledger,
+            batch=self._batch,
         )
         registry.register(registered)
         return Deferrable(function, registered)

@@ -9,7 +9,7 @@ from safedefer.core.names import FunctionName, parse_function_name
 from safedefer.core.options import Missing, TaskOptions
 from safedefer.core.parameters import Parameters, read_parameters
 from safedefer.core.ports import ReferenceResolver
-from safedefer.core.shapes import ModelShape, walk
+from safedefer.core.shapes import AnyShape, ListShape, ModelShape, walk
 from safedefer.errors import InvalidFunctionError
 
 _MISSING: Final = ("drop", "retry", "fail")
@@ -28,6 +28,7 @@ class RegisteredFunction:
         options: What its tasks have unless a call says otherwise.
         missing: What becomes of a task when a row that it refers to is gone.
         ledger: Whether a task that was executed is kept from being executed again.
+        batch: Whether an iteration calls it for several rows at once, with a list of them.
         where: File and line, for messages.
     Raises:
         InvalidFunctionError: It is not a module-level function or static method, or a parameter cannot travel.
@@ -38,6 +39,7 @@ class RegisteredFunction:
         "_parameters",
         "_ref",
         "aliases",
+        "batch",
         "function",
         "ledger",
         "missing",
@@ -57,6 +59,7 @@ class RegisteredFunction:
         options: TaskOptions | None = None,
         missing: Missing = "drop",
         ledger: bool = True,
+        batch: bool = False,
     ) -> None:
         check_function(function)
         if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= _MAX_VERSION:
@@ -70,6 +73,7 @@ class RegisteredFunction:
         self.options: TaskOptions = TaskOptions() if options is None else options
         self.missing = missing
         self.ledger: bool = ledger
+        self.batch: bool = batch
         code = inspect.unwrap(function).__code__
         self.where: str = f"{code.co_filename}:{code.co_firstlineno}"
         self._parameters: Parameters | None = None
@@ -78,6 +82,7 @@ class RegisteredFunction:
             self._parameters = read_parameters(function)
         except NameError:
             return  # An annotation names what is defined further down; `resolve` reads it again.
+        self._check_batch(self._parameters)
 
     @property
     def names(self) -> tuple[FunctionName, ...]:
@@ -109,12 +114,22 @@ class RegisteredFunction:
         Raises:
             InvalidFunctionError: An annotation cannot be read, or names a class that only looks like a model.
         """
+        self._check_batch(self.parameters)
         for parameter in self.parameters.all:
             for shape in walk(parameter.shape):
                 if isinstance(shape, ModelShape) and not resolver.is_model(shape.cls):
                     raise InvalidFunctionError(
                         f"{_path(self.function)}: parameter {parameter.name!r}: {shape.cls.__qualname__} is no model"
                     )
+
+    def _check_batch(self, parameters: Parameters) -> None:
+        if not self.batch:
+            return
+        in_order = [parameter for parameter in parameters.all if parameter.kind in {"positional", "any"}]
+        if not in_order or not isinstance(in_order[0].shape, ListShape | AnyShape):
+            raise InvalidFunctionError(
+                f"{_path(self.function)}: with batch=True the first parameter takes a list of rows: list[TheModel]"
+            )
 
     def _read_parameters(self) -> Parameters:
         try:

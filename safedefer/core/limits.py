@@ -116,6 +116,9 @@ READING_TIME: Final = timedelta(milliseconds=100)
 LARGE_ROWS_BATCH: Final = 500
 """No more rows than are read in that time, so that large rows do not fill the memory; but that many always."""
 
+MAX_CALL_ROWS: Final = 500
+"""Rows that a callback with `batch=True` is called for at once."""
+
 CHECKPOINT_INTERVAL: Final = timedelta(seconds=2)
 """A slice that was stopped repeats no more than about that, or one row."""
 

@@ -10,7 +10,7 @@ from safedefer.core.control import Drop
 from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
 from safedefer.core.iteration.decisions import Decision
 from safedefer.core.iteration.ids import item_digest
-from safedefer.core.iteration.items import Item, announce_item, fail_item, judge_item
+from safedefer.core.iteration.items import Item, announce_item, fail_item, fail_page, judge_item
 from safedefer.core.iteration.plan import SliceCall
 from safedefer.core.iteration.rows import parse_run, parse_shard, run_key, shard_key
 from safedefer.core.iteration.slices import (
@@ -26,7 +26,7 @@ from safedefer.core.iteration.slices import (
     page_size,
 )
 from safedefer.core.iteration.state import Run, Shard
-from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE
+from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE, MAX_CALL_ROWS
 from safedefer.core.ports import WalkedPage
 from safedefer.core.records import Record, RecordKey
 from safedefer.errors import FunctionFailedError, RecordConflictError, StoreUnavailableError
@@ -142,12 +142,15 @@ class Slice:
             batch = adapt_batch(
                 self._shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
             )
-            self._done = replace(self._done, batch_size=batch)
+            most = MAX_CALL_ROWS if self._walk.callback.batch else batch
+            self._done = replace(self._done, batch_size=min(batch, most))
         return self._save()
 
     def _go_through(self, page: WalkedPage) -> Commands:
         if is_careful(self._shard):
             return self._go_carefully(page)
+        if self._walk.callback.batch:
+            return self._go_together(page)
         if self._is_coroutine:
             # Nothing but the callback runs in its event loop: making an instance may be the application's code.
             page = replace(page, rows=iter(list(page.rows)))
@@ -171,10 +174,28 @@ class Slice:
             return self._write(lambda _, __: _given_up(self._judge(item)))
         self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
         began = self._now
-        if (failure := self._call_for_each((row,))) is not None and not _is_drop(failure):
+        first = [row] if self._walk.callback.batch else row
+        if (failure := self._call_for_each((first,))) is not None and not _is_drop(failure):
             return self._fail(item)
         self._last_seconds = self._now - began
-        self._account(item.cursor, 1)
+        self._account(item.cursor, 1, calls=1)
+        return ()
+
+    def _go_together(self, page: WalkedPage) -> Commands:
+        """All rows of a page in one call."""
+        rows = list(page.rows)
+        if not rows:
+            return ()
+        if not self._has_time():
+            return self._end()
+        self._given, last = len(rows), self._item(page, page.key_of(rows[-1]))
+        began = self._now
+        if (failure := self._call_for_each((rows,))) is not None and not _is_drop(failure):
+            if self._given == 1:
+                return self._fail(last)
+            return self._write(lambda _, shard: fail_page(shard, self._done, rows=self._given, now=self._now))
+        self._last_seconds = self._now - began
+        self._account(last.cursor, self._given, calls=1)
         return ()
 
     def _go_on(self, page: WalkedPage) -> Commands:
@@ -186,7 +207,8 @@ class Slice:
         if failure is not None and _is_drop(failure):
             self._finished, self._given, failure = self._called, self._given + 1, None
         if self._given > before:
-            self._account(page.cursor_at(self._finished), self._given - before)
+            count = self._given - before
+            self._account(page.cursor_at(self._finished), count, calls=count)
         if self._unreadable is not None:
             raise self._unreadable
         if failure is None:
@@ -226,10 +248,10 @@ class Slice:
             return failure
         return None
 
-    def _account(self, cursor: bytes, count: int) -> None:
+    def _account(self, cursor: bytes, count: int, *, calls: int) -> None:
         """Count rows that were finished."""
         self._rows += count
-        self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=count)
+        self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=calls)
         self._done = replace(
             self._done, cursor=cursor, processed=self._done.processed + count, slowest_ms=self._slowest_ms
         )

@@ -347,6 +347,61 @@ def test_coroutine_that_fails_keeps_what_came_before_it(site: Site) -> None:
     assert finalized(site) == 1
 
 
+@pytest.mark.parametrize("callback", [tasks.visit_many, tasks.avisit_many])
+@pytest.mark.parametrize("count", [0, 1, 230])
+def test_batch_callback_gets_the_rows_of_a_page(site: Site, callback: Any, count: int) -> None:
+    names = populate(count)
+    defer_iteration_with_finalize(Customer.objects.all(), callback, tasks.all_greeted, "hi", _shards=2)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_batches_grow_to_no_more_rows_than_a_call_takes(site: Site) -> None:
+    names = populate(1_500)
+    defer_iteration_with_finalize(Customer.objects.all(), tasks.visit_many, tasks.all_greeted, "hi", _shards=1)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    calls = [text.split() for text in site.traces() if text.startswith("called")]
+    assert max(int(call[1]) for call in calls) <= 500
+    assert int(calls[0][1]) == 20
+    assert len(calls) < 15
+    assert {tuple(call[2:]) for call in calls} == {("hi", "True")}
+
+
+def test_failed_batch_goes_on_row_by_row_and_one_row_is_skipped(site: Site) -> None:
+    names = populate(60)
+    tasks.broken.add("c0042")
+    iteration = defer_iteration_with_finalize(
+        Customer.objects.all(),
+        tasks.visit_many,
+        tasks.all_greeted,
+        "hi",
+        _shards=1,
+        _on_error="skip",
+        _max_item_attempts=1,
+        _delete_marker=False,
+    )
+    site.run_tasks()
+    # The pages before the failed one are kept; its own rows wait.
+    assert visits(site) == Counter(names[:20])
+    site.use(clock=ManualClock(site.runtime.clock.time() + 60))
+    run_by_hand(site)
+    assert visits(site) == Counter(names) - Counter(["c0042"])
+    assert finalized(site) == 1
+    progress = iteration.progress()
+    assert progress is not None
+    # One call for the page, one for the row.
+    assert (progress.rows, progress.skipped, progress.failed) == (60, 1, 2)
+
+
+def test_batch_function_is_deferred_like_any_other(site: Site) -> None:
+    populate(3)
+    defer(tasks.visit_many, list(Customer.objects.order_by("pk")), "hi")
+    site.run_tasks()
+    assert site.traces() == ["called 3 hi False", "visit c0000", "visit c0001", "visit c0002"]
+
+
 @pytest.mark.parametrize("order_field", ["pk", "name"])
 def test_callback_may_delete_and_change_its_row_and_the_cursor_is_where_it_was(site: Site, order_field: str) -> None:
     names = populate(100)

@@ -56,6 +56,10 @@ def ident(x: T, y: list[T]) -> T:
     return x
 
 
+@deferrable(name="takes_models", batch=True)
+def takes_models(customers: list[Customer], n: int = 0) -> None: ...
+
+
 @deferrable
 def takes_model(customer: Customer, n: int = 0) -> None: ...
 

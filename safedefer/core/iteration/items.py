@@ -83,6 +83,21 @@ def fail_item(run: Run, shard: Shard, work: Work, item: Item, policy: ItemPolicy
     return decide(now, slice_of(released), ACKNOWLEDGE, shard=released)
 
 
+def fail_page(shard: Shard, work: Work, *, rows: int, now: float) -> Decision:
+    """A call for several rows at once has raised: from the next slice on they go one by one.
+
+    It counts against none of them: which one it was, if it was one, is found then.
+
+    Args:
+        work: What was finished before these rows, since the last write.
+        rows: How many they were.
+    """
+    shard = advance(shard, work, now)
+    shard = replace(shard, failed=shard.failed + 1, careful=max(shard.careful, rows))
+    released = release(shard, not_before=int(now + backoff_seconds(1)))
+    return decide(now, slice_of(released), ACKNOWLEDGE, shard=released)
+
+
 def backoff_seconds(tries: int) -> float:
     """How long to wait after that many failures of one row."""
     shortest, longest = MIN_ITEM_BACKOFF.total_seconds(), MAX_ITEM_BACKOFF.total_seconds()

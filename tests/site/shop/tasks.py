@@ -298,6 +298,28 @@ def all_devoured(limit: int) -> None:
     trace("finalized", limit)
 
 
+@deferrable(name="shop.visit_many", batch=True)
+def visit_many(customers: list[Customer], greeting: str) -> None:
+    """Leave a visit to each of some rows, unless one is broken."""
+    if any(customer.name in broken for customer in customers):
+        raise RuntimeError(greeting)
+    trace("called", len(customers), greeting, get_deferred_shard_index() is not None)
+    for customer in customers:
+        trace("visit", customer.name)
+
+
+@deferrable(name="shop.avisit_many", batch=True)
+async def avisit_many(customers: list[Customer], greeting: str) -> None:
+    """The same from a coroutine function."""
+    await Trace.objects.abulk_create(Trace(text=f"visit {customer.name} {greeting}") for customer in customers)
+
+
+@deferrable(name="shop.all_greeted")
+def all_greeted(greeting: str) -> None:
+    """Leave that every row was visited."""
+    trace("finalized", greeting)
+
+
 @deferrable(name="shop.avisit")
 async def avisit(customer: Customer) -> None:
     """Leave a visit from a coroutine function."""

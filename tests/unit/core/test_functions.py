@@ -187,6 +187,29 @@ def test_parameter_that_can_travel_is_accepted(annotation: object) -> None:
 def with_option(**more: Unpack[WithOption]) -> None: ...
 
 
+def takes_rows(rows: list[Row], how: str) -> None: ...
+
+
+def takes_whatever(rows: Any) -> None: ...
+
+
+def takes_nothing() -> None: ...
+
+
+def takes_rows_by_name(*, rows: list[Row]) -> None: ...
+
+
+@pytest.mark.parametrize("function", [takes_rows, takes_whatever])
+def test_batch_function_takes_a_list_first(function: Callable[..., object]) -> None:
+    assert RegisteredFunction(function, batch=True).batch
+
+
+@pytest.mark.parametrize("function", [plain, takes_nothing, takes_rows_by_name])
+def test_batch_function_that_takes_no_list_first_is_refused(function: Callable[..., object]) -> None:
+    with pytest.raises(InvalidFunctionError, match="list of rows"):
+        RegisteredFunction(function, batch=True)
+
+
 def test_keyword_that_would_be_an_option_is_refused() -> None:
     with pytest.raises(InvalidFunctionError, match="underscore"):
         RegisteredFunction(with_option)

@@ -13,6 +13,7 @@ from safedefer.core.iteration.items import (
     announce_item,
     backoff_seconds,
     fail_item,
+    fail_page,
     judge_item,
 )
 from safedefer.core.iteration.slices import NO_WORK, Work
@@ -39,6 +40,17 @@ def test_first_failure_keeps_what_came_before_and_waits(on_error: OnError) -> No
     assert (shard.cursor, shard.processed, shard.failed) == (b"just before", 54, 1)
     assert (shard.poison_key, shard.poison_tries) == (ROW.digest, 1)
     assert (shard.state, shard.seq, shard.lease_until, shard.not_before) == (ShardState.READY, 6, 0, NOW + 10)
+    assert decision.commands == (CreateSlice(shard=2, seq=6, wake=1, at=NOW + 10), ACKNOWLEDGE)
+
+
+@pytest.mark.parametrize(("careful", "expected"), [(0, 40), (50, 50)])
+def test_failed_call_for_many_rows_has_them_go_one_by_one_and_blames_none(careful: int, expected: int) -> None:
+    decision = fail_page(replace(TWICE, careful=careful), replace(WORK, processed=0), rows=40, now=NOW)
+    shard = decision.shard
+    assert shard is not None
+    assert (shard.cursor, shard.failed, shard.careful) == (b"just before", 3, expected)
+    assert (shard.poison_key, shard.poison_tries) == (ROW.digest, 2)
+    assert (shard.state, shard.seq, shard.not_before) == (ShardState.READY, 6, NOW + 10)
     assert decision.commands == (CreateSlice(shard=2, seq=6, wake=1, at=NOW + 10), ACKNOWLEDGE)
 
 
