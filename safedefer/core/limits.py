@@ -119,6 +119,9 @@ LARGE_ROWS_BATCH: Final = 500
 MAX_CALL_ROWS: Final = 500
 """Rows that a callback with `batch=True` is called for at once."""
 
+SLOW_CALL: Final = timedelta(seconds=30)
+"""A callback of an iteration that takes longer is warned about."""
+
 CHECKPOINT_INTERVAL: Final = timedelta(seconds=2)
 """A slice that was stopped repeats no more than about that, or one row."""
 

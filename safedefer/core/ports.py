@@ -213,12 +213,14 @@ class WalkedPage:
         rows: In the order of the walk; read already, and to be gone through once.
         key_of: Reads the key off a row, before anybody could change it. Called for every row.
         cursor_at: The cursor that stands at a row, by its key.
+        pk_of: The primary key, by the key that was read off.
         ends: Whether there was nothing behind them, by how many there were.
     """
 
     rows: Iterator[object]
     key_of: Callable[[Any], object]
     cursor_at: Callable[[object], bytes]
+    pk_of: Callable[[object], object]
     ends: Callable[[int], bool]
 
 

@@ -73,7 +73,7 @@ class DjangoClock:
     """The system's clock; naive datetimes are read as Django's settings say."""
 
     # Without a function of ours between: an iteration asks before each row.
-    time = staticmethod(time.time)
+    time: "staticmethod[[], float]" = staticmethod(time.time)
     """Seconds since 1970 in UTC."""
 
     def aware(self, moment: datetime) -> datetime:

@@ -72,6 +72,7 @@ class DjangoQuerySets:
             rows=page.rows,
             key_of=page.key_of,
             cursor_at=lambda key: encode_cursor(order, place_of(order, key)),
+            pk_of=lambda key: place_of(order, key).pk,
             ends=page.ends,
         )
 

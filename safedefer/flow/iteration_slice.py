@@ -1,6 +1,7 @@
 """One slice of a shard: the rows of its key range, for as long as its time allows. The rules are in the core."""
 
 import inspect
+import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -26,7 +27,7 @@ from safedefer.core.iteration.slices import (
     page_size,
 )
 from safedefer.core.iteration.state import Run, Shard
-from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE, MAX_CALL_ROWS
+from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE, MAX_CALL_ROWS, SLOW_CALL
 from safedefer.core.ports import WalkedPage
 from safedefer.core.records import Record, RecordKey
 from safedefer.errors import FunctionFailedError, RecordConflictError, StoreUnavailableError
@@ -37,6 +38,7 @@ from safedefer.flow.runtime import Runtime
 
 Rule: TypeAlias = Callable[[Run, Shard], Decision]
 
+logger: Final = logging.getLogger("safedefer.iteration")
 _TRIES: Final = 4
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
 
@@ -58,6 +60,7 @@ class Slice:
         self._rows = 0
         self._slowest_ms = 0
         self._last_seconds = 0.0
+        self._has_warned = False
         # Of the present page: how many of its rows are behind, whether these were all, and the keys of the last one
         # that was finished and of the last one that was called for.
         self._given = 0
@@ -167,7 +170,8 @@ class Slice:
         row = next(page.rows, None)
         if row is None:
             return ()
-        item = self._item(page, page.key_of(row))
+        key = page.key_of(row)
+        item = self._item(page, key)
         self._given = 1
         if self._judge(item) is not None:
             # Only here attempts may be spent before the call: workers were stopped in it.
@@ -175,9 +179,11 @@ class Slice:
         self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
         began = self._now
         first = [row] if self._walk.callback.batch else row
-        if (failure := self._call_for_each((first,))) is not None and not _is_drop(failure):
-            return self._fail(item)
+        failure = self._call_for_each((first,))
         self._last_seconds = self._now - began
+        self._warn_if_slow(page, key)
+        if failure is not None and not _is_drop(failure):
+            return self._fail(item)
         self._account(item.cursor, 1, calls=1)
         return ()
 
@@ -188,13 +194,15 @@ class Slice:
             return ()
         if not self._has_time():
             return self._end()
-        self._given, last = len(rows), self._item(page, page.key_of(rows[-1]))
-        began = self._now
-        if (failure := self._call_for_each((rows,))) is not None and not _is_drop(failure):
+        first, last = page.key_of(rows[0]), self._item(page, page.key_of(rows[-1]))
+        self._given, began = len(rows), self._now
+        failure = self._call_for_each((rows,))
+        self._last_seconds = self._now - began
+        self._warn_if_slow(page, first)
+        if failure is not None and not _is_drop(failure):
             if self._given == 1:
                 return self._fail(last)
             return self._write(lambda _, shard: fail_page(shard, self._done, rows=self._given, now=self._now))
-        self._last_seconds = self._now - began
         self._account(last.cursor, self._given, calls=1)
         return ()
 
@@ -204,6 +212,7 @@ class Slice:
         rows = self._rows_of(page)
         failure = self._call_for_each(rows)
         rows.close()
+        self._warn_if_slow(page, self._called)
         if failure is not None and _is_drop(failure):
             self._finished, self._given, failure = self._called, self._given + 1, None
         if self._given > before:
@@ -254,6 +263,21 @@ class Slice:
         self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=calls)
         self._done = replace(
             self._done, cursor=cursor, processed=self._done.processed + count, slowest_ms=self._slowest_ms
+        )
+
+    def _warn_if_slow(self, page: WalkedPage, key: object) -> None:
+        """Name the row whose call took long, once: its primary key is the one thing that somebody can look for."""
+        if self._last_seconds <= SLOW_CALL.total_seconds() or self._has_warned:
+            return
+        self._has_warned = True
+        logger.warning(
+            "iteration %s: in shard %d the call that began at the row with primary key %r took %d s; "
+            "calls that take less than %d s can be ended and resumed in time",
+            self._run.id.hex(),
+            self._call.shard,
+            page.pk_of(key),
+            self._last_seconds,
+            SLOW_CALL.total_seconds(),
         )
 
     def _judge(self, item: Item) -> Decision | None:

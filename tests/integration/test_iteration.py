@@ -327,6 +327,43 @@ def test_coroutine_functions_are_callbacks_as_well(site: Site) -> None:
     assert Counter(site.traces()) == Counter([*(f"visit {name} True" for name in names), "finalized"])
 
 
+@pytest.mark.parametrize("order_field", ["pk", "name"])
+@pytest.mark.parametrize("callback", [tasks.visit_many, tasks.avisit_many, tasks.greet_slowly])
+def test_slow_callback_is_warned_about_once_by_its_primary_key_alone(
+    site: Site, callback: Any, order_field: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    populate(3)
+
+    class Slow(ManualClock):
+        """Each look at it takes 35 seconds."""
+
+        def time(self) -> float:
+            self.now += 35
+            return self.now
+
+    site.use(clock=Slow(site.runtime.clock.time()))
+    defer_iteration_with_finalize(
+        Customer.objects.all(), callback, tasks.all_greeted, "a secret", order_field=order_field, _shards=1
+    )
+    run_by_hand(site)
+    warnings = [record.getMessage() for record in caplog.records if record.name == "safedefer.iteration"]
+    slices = sum(event.reason is Reason.EXECUTED for event in site.dispatches())
+    pks = {str(pk) for pk in Customer.objects.values_list("pk", flat=True)}
+    assert 1 <= len(warnings) < slices
+    for warning in warnings:
+        assert warning.partition("primary key ")[2].split()[0] in pks
+        assert "shard 0" in warning
+        assert "c000" not in warning
+        assert "secret" not in warning
+
+
+def test_quick_callback_is_not_warned_about(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    populate(30)
+    begin(Customer.objects.all())
+    site.run_tasks()
+    assert not [record for record in caplog.records if record.name == "safedefer.iteration"]
+
+
 def test_coroutines_of_a_page_share_an_event_loop(site: Site) -> None:
     populate(20)
     tasks.loops.clear()

@@ -314,6 +314,12 @@ async def avisit_many(customers: list[Customer], greeting: str) -> None:
     await Trace.objects.abulk_create(Trace(text=f"visit {customer.name} {greeting}") for customer in customers)
 
 
+@deferrable(name="shop.greet_slowly")
+def greet_slowly(customer: Customer, greeting: str) -> None:
+    """Leave a visit to a row."""
+    trace("visit", customer.name, greeting)
+
+
 @deferrable(name="shop.all_greeted")
 def all_greeted(greeting: str) -> None:
     """Leave that every row was visited."""
