@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final, Generic, ParamSpec, TypeAlias, TypeVar, final
+from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, final
 
 from safedefer.api import Deferrable
 from safedefer.core.codec import encode_arguments
@@ -104,6 +104,7 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
     _deadline: float | timedelta | None = None,
     _on_error: str = "retry",
     _max_item_attempts: int = 3,
+    _atomic: Literal["batch"] | None = None,
     **kwargs: object,
 ) -> Iteration:
     """Have `callback(row, *args, **kwargs)` called for every row, in shards, and then `finalize(*args, **kwargs)` once.
@@ -126,6 +127,8 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
         _deadline: Of one slice of a shard; it ends itself before.
         _on_error: What becomes of a row that has failed `_max_item_attempts` times: `retry` it, `skip` it, or `halt`.
         _max_item_attempts: How often a row is called for.
+        _atomic: "batch" commits what the callback writes together with the checkpoint behind it, so that nothing of that
+            is repeated. The records have to be in the database of the rows.
         **kwargs: For both.
     Returns:
         A handle: its progress, and pause, resume and cancel.
@@ -168,6 +171,7 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
         key_ranges=ranges,
         policy=policy,
         keeps=not _delete_marker,
+        atomic=_is_atomic(runtime, rows, _atomic),
     )
     try:
         body = dump_plan(plan)
@@ -200,6 +204,23 @@ def _attempts(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_SHARDS:
         raise InvalidOptionError("option _max_item_attempts: an int from 1 to 1,000")
     return value
+
+
+def _is_atomic(runtime: Runtime, rows: object, value: str | None) -> bool:
+    if value is None:
+        return False
+    if value != "batch":
+        raise InvalidOptionError('option _atomic: "batch" or None')
+    using = runtime.querysets.alias_of(rows)
+    if runtime.records_using != using:
+        where = (
+            "no database of Django's" if runtime.records_using is None else f"the database {runtime.records_using!r}"
+        )
+        raise InvalidOptionError(
+            f"option _atomic: rows are written to the database {using!r}, and the records of iterations to {where}; "
+            "one transaction cannot hold both"
+        )
+    return True
 
 
 def _choice(value: str) -> OnError:

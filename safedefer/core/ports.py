@@ -203,6 +203,14 @@ class CommitHook(Protocol):
         """Call `action` once the transaction has committed; never, if it is rolled back."""
         ...
 
+    def atomic(self, using: str) -> AbstractContextManager[None]:
+        """Commit all that the block writes on the alias, or none of it if it raises; inside of another, a savepoint.
+
+        Raises:
+            StoreUnavailableError: It could not be committed.
+        """
+        ...
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -248,6 +256,14 @@ class QuerySets(Protocol):
 
         Raises:
             ArgumentsRefusedError: There is no such model, alias or field, or its rows may not be walked so.
+        """
+        ...
+
+    def alias_of(self, queryset: object) -> str:
+        """The alias of the database that rows of the queryset are written to.
+
+        Raises:
+            ArgumentsRefusedError: It is no queryset.
         """
         ...
 

@@ -1,12 +1,13 @@
 """CommitHook over Django's transactions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import final
 
-from django.db import transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.utils.connection import ConnectionDoesNotExist
 
-from safedefer.errors import InvalidOptionError
+from safedefer.errors import InvalidOptionError, StoreUnavailableError
 
 
 @final
@@ -23,6 +24,17 @@ class DjangoCommitHook:
     def on_commit(self, using: str, action: Callable[[], object]) -> None:
         """Call `action` when the outermost atomic block of the alias commits."""
         transaction.on_commit(lambda: _call(action), using=using)
+
+    @contextmanager
+    def atomic(self, using: str) -> Iterator[None]:
+        """An atomic block."""
+        try:
+            with transaction.atomic(using=using):
+                yield
+        except (DatabaseError, InterfaceError) as error:
+            raise StoreUnavailableError(
+                f"a transaction on {using!r} could not be ended ({type(error).__name__})"
+            ) from error
 
 
 def _call(action: Callable[[], object]) -> None:

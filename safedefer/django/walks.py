@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, router
 from django.db.models import QuerySet
 
 from safedefer.core.iteration.description import Description
@@ -39,6 +39,11 @@ class DjangoQuerySets:
     def build(self, description: Description) -> QuerySet[Any]:
         """The queryset of a verified description."""
         return build_queryset(description, self._policy)
+
+    def alias_of(self, queryset: object) -> str:
+        """The alias that the queryset names, or the project's routers for its model."""
+        rows = _queryset(queryset)
+        return rows._db or router.db_for_write(rows.model)  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # `db` is the one to read from.
 
     def cut(
         self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None

@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, TypeAlias, final
@@ -56,6 +57,7 @@ class Slice:
         self._arguments = decode_tree(
             runtime, self._walk.callback.parameters.without_first(), self._walk.plan.arguments
         )
+        self._using = self._alias()
         self._done = NO_WORK
         self._rows = 0
         self._slowest_ms = 0
@@ -82,6 +84,15 @@ class Slice:
         finally:
             walking.reset(token)
         return Outcome(commands=commands, walk=self._walk, run=self._run)
+
+    def _alias(self) -> str | None:
+        """The database of the transactions that checkpoints are part of; None where they are not."""
+        if not self._walk.plan.atomic:
+            return None
+        using = self._runtime.querysets.alias_of(self._walk.queryset)
+        if using != self._runtime.records_using:
+            raise StoreUnavailableError("the records of an iteration are not in the database of its rows any more")
+        return using
 
     @property
     def _now(self) -> float:
@@ -159,7 +170,10 @@ class Slice:
             page = replace(page, rows=iter(list(page.rows)))
         self._is_read = False
         while not self._is_read:
-            if commands := self._go_on(page) if self._has_time() else self._end():
+            if not self._has_time():
+                return self._end()
+            go_on = self._go_on if self._using is None else self._go_on_in_a_transaction
+            if commands := go_on(page):
                 return commands
             if self._now - self._saved >= _INTERVAL and (commands := self._save()):
                 return commands
@@ -179,12 +193,14 @@ class Slice:
         self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
         began = self._now
         first = [row] if self._walk.callback.batch else row
-        failure = self._call_for_each((first,))
-        self._last_seconds = self._now - began
-        self._warn_if_slow(page, key)
-        if failure is not None and not _is_drop(failure):
-            return self._fail(item)
-        self._account(item.cursor, 1, calls=1)
+        with self._transaction():
+            failure = self._call_for_each((first,))
+            self._last_seconds = self._now - began
+            self._warn_if_slow(page, key)
+            if failure is not None and not _is_drop(failure):
+                return self._fail(item)
+            self._account(item.cursor, 1, calls=1)
+            self._keep_with_writes()
         return ()
 
     def _go_together(self, page: WalkedPage) -> Commands:
@@ -196,15 +212,33 @@ class Slice:
             return self._end()
         first, last = page.key_of(rows[0]), self._item(page, page.key_of(rows[-1]))
         self._given, began = len(rows), self._now
-        failure = self._call_for_each((rows,))
-        self._last_seconds = self._now - began
-        self._warn_if_slow(page, first)
-        if failure is not None and not _is_drop(failure):
-            if self._given == 1:
-                return self._fail(last)
-            return self._write(lambda _, shard: fail_page(shard, self._done, rows=self._given, now=self._now))
-        self._account(last.cursor, self._given, calls=1)
+        with self._transaction():
+            failure = self._call_for_each((rows,))
+            self._last_seconds = self._now - began
+            self._warn_if_slow(page, first)
+            if failure is not None and not _is_drop(failure):
+                if self._given == 1:
+                    return self._fail(last)
+                return self._write(lambda _, shard: fail_page(shard, self._done, rows=self._given, now=self._now))
+            self._account(last.cursor, self._given, calls=1)
+            self._keep_with_writes()
         return ()
+
+    def _go_on_in_a_transaction(self, page: WalkedPage) -> Commands:
+        """The same until a checkpoint is due, which is committed together with what the calls have written."""
+        with self._transaction():
+            while not self._is_read and self._has_time() and self._now - self._saved < _INTERVAL:
+                if commands := self._go_on(page):
+                    return commands
+            self._keep_with_writes()
+        return self._save()
+
+    def _keep_with_writes(self) -> None:
+        if self._using is not None and self._done.cursor is not None:
+            self._write(lambda _, shard: checkpoint(shard, self._done, now=self._now))
+
+    def _transaction(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._using is None else self._runtime.commits.atomic(self._using)
 
     def _go_on(self, page: WalkedPage) -> Commands:
         """Rows until a checkpoint is due, no more may be begun, or one fails; no commands means that there is more."""
@@ -229,6 +263,8 @@ class Slice:
         """The rows to call for: what is done for every row is done here, and by whoever calls."""
         clock, key_of = self._runtime.clock.time, page.key_of
         stop = min(self._saved + _INTERVAL, self._started + self._budget.last_start(self._slowest_ms))
+        if self._using is not None:
+            stop = 0.0  # Each call has a savepoint of its own.
         given, finished, called = self._given, self._finished, self._finished
         before = clock()
         try:
@@ -252,7 +288,9 @@ class Slice:
 
     def _call_for_each(self, firsts: Iterable[object]) -> FunctionFailedError | None:
         try:
-            call_verified_for_each(self._runtime, self._walk.callback, self._walk.body, firsts, self._arguments)
+            # In a transaction a call that fails is rolled back to its savepoint, and what came before it is kept.
+            with self._transaction():
+                call_verified_for_each(self._runtime, self._walk.callback, self._walk.body, firsts, self._arguments)
         except FunctionFailedError as failure:
             return failure
         return None

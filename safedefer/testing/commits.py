@@ -8,6 +8,7 @@ Django has forgotten it, and so it is here. Where the tests' framework opens no 
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import takewhile
 from typing import final
 
@@ -45,6 +46,10 @@ class CommitsInTests:
         if depth > 0:
             with self._lock:
                 self._block_of(connection, depth).waiting.append(waiting)
+
+    def atomic(self, using: str) -> AbstractContextManager[None]:
+        """Django's own block."""
+        return self._django.atomic(using)
 
     def settle(self) -> None:
         """Call what waited for blocks that have ended well by now, in the order in which it came."""

@@ -327,6 +327,84 @@ def test_coroutine_functions_are_callbacks_as_well(site: Site) -> None:
     assert Counter(site.traces()) == Counter([*(f"visit {name} True" for name in names), "finalized"])
 
 
+@pytest.mark.parametrize(
+    "callback", [tasks.visit_in_part, tasks.avisit_in_part, tasks.visit_many_in_part], ids=lambda fn: fn.registered.name
+)
+def test_atomic_batch_rolls_a_failed_call_back_and_keeps_the_others(site: Site, callback: Any) -> None:
+    names = populate(60)
+    tasks.broken.add("c0042")
+    iteration = defer_iteration_with_finalize(
+        Customer.objects.all(),
+        callback,
+        tasks.all_told,
+        "x",
+        _shards=1,
+        _on_error="skip",
+        _max_item_attempts=1,
+        _delete_marker=False,
+        _atomic="batch",
+    )
+    site.run_tasks()
+    site.use(clock=ManualClock(site.runtime.clock.time() + 60))
+    run_by_hand(site)
+    # The trace that the failed call left is gone with it.
+    assert visits(site) == Counter(names) - Counter(["c0042"])
+    assert finalized(site) == 1
+    progress = iteration.progress()
+    assert progress is not None
+    assert (progress.rows, progress.skipped) == (60, 1)
+
+
+@pytest.mark.parametrize("callback", [tasks.visit_in_part, tasks.visit_many_in_part])
+@pytest.mark.parametrize("checkpoint", [2, 3, 4])
+def test_atomic_batch_loses_its_writes_with_its_checkpoint_and_repeats_nothing(
+    site: Site, callback: Any, checkpoint: int
+) -> None:
+    names = populate(120)
+    defer_iteration_with_finalize(
+        Customer.objects.all(), callback, tasks.all_told, "x", _shards=1, _atomic="batch", _deadline=15
+    )
+    site.pause()
+    real, wrote = site.runtime.records, 0
+
+    class Refusing:
+        """Goes away once, behind a write of the shard that is not committed yet."""
+
+        get, scan = real.get, real.scan
+
+        def commit(self, changes: Any) -> None:
+            nonlocal wrote
+            real.commit(changes)
+            wrote += any(change.key.kind is RecordKind.SHARD for change in changes)
+            if wrote == checkpoint:
+                wrote += 1
+                raise RuntimeError("gone")
+
+    site.use(records=Refusing())
+    for _ in range(10):
+        site.use(clock=ManualClock(site.runtime.clock.time() + 100))
+        for task in site.tasks():
+            if site.post(task.http_request.body).status == 204:
+                delete(site, task.name)
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "using", "text"),
+    [({"records_using": None}, "default", "no database of Django's"), ({}, "other", "'other'")],
+)
+def test_atomic_batch_needs_the_records_in_the_database_of_the_rows(
+    site: Site, changes: dict[str, Any], using: str, text: str
+) -> None:
+    site.use(**changes)
+    with pytest.raises(InvalidOptionError, match=text):
+        begin(Customer.objects.using(using).all(), _atomic="batch")
+    with pytest.raises(InvalidOptionError, match='"batch" or None'):
+        begin(Customer.objects.all(), _atomic="row")
+    assert site.tasks() == []
+
+
 @pytest.mark.parametrize("order_field", ["pk", "name"])
 @pytest.mark.parametrize("callback", [tasks.visit_many, tasks.avisit_many, tasks.greet_slowly])
 def test_slow_callback_is_warned_about_once_by_its_primary_key_alone(

@@ -52,6 +52,7 @@ class Plan:
         key_ranges: Those of a getter that ran with the caller; None where the plan task makes them.
         policy: What becomes of rows that fail.
         keeps: Whether the records stay when it is done.
+        atomic: Whether what the callback writes is committed together with the checkpoint.
     """
 
     source: BoundSource | Description
@@ -63,6 +64,7 @@ class Plan:
     key_ranges: tuple[bytes, ...] | None
     policy: ItemPolicy
     keeps: bool
+    atomic: bool
 
 
 @final
@@ -109,6 +111,7 @@ def dump_plan(plan: Plan) -> bytes:
             None if plan.key_ranges is None else list(plan.key_ranges),
             [plan.policy.max_attempts, plan.policy.on_error.value],
             plan.keeps,
+            plan.atomic,
         ]
     )
 
@@ -120,9 +123,10 @@ def parse_plan(data: bytes) -> Plan:
         ArgumentsRefusedError: `BODY_MALFORMED`: this library does not write such a plan.
     """
     try:
-        source, callback, finalize, arguments, order_field, shards, ranges, policy, keeps = _list(unpack(data), 9)
+        source, callback, finalize, arguments, order_field, shards, ranges, policy, *flags = _list(unpack(data), 10)
         attempts, on_error = _list(policy, 2)
-        if not isinstance(keeps, bool):
+        keeps, atomic = flags
+        if not isinstance(keeps, bool) or not isinstance(atomic, bool):
             raise WireError("not a plan")
         return Plan(
             source=_source(source),
@@ -134,6 +138,7 @@ def parse_plan(data: bytes) -> Plan:
             key_ranges=None if ranges is None else _ranges(ranges),
             policy=ItemPolicy(max_attempts=_number(attempts, _MAX_ATTEMPTS), on_error=OnError(_text(on_error))),
             keeps=keeps,
+            atomic=atomic,
         )
     except (ValueError, InvalidNameError):
         raise ArgumentsRefusedError(Reason.BODY_MALFORMED, "not a plan") from None

@@ -314,6 +314,29 @@ async def avisit_many(customers: list[Customer], greeting: str) -> None:
     await Trace.objects.abulk_create(Trace(text=f"visit {customer.name} {greeting}") for customer in customers)
 
 
+@deferrable(name="shop.visit_in_part")
+def visit_in_part(customer: Customer, last: str) -> None:
+    """Leave a visit, then fail if the row is broken."""
+    trace("visit", customer.name, last)
+    if customer.name in broken:
+        raise RuntimeError(last)
+
+
+@deferrable(name="shop.avisit_in_part")
+async def avisit_in_part(customer: Customer, last: str) -> None:
+    """The same from a coroutine function."""
+    await Trace.objects.acreate(text=f"visit {customer.name} {last}")
+    if customer.name in broken:
+        raise RuntimeError(last)
+
+
+@deferrable(name="shop.visit_many_in_part", batch=True)
+def visit_many_in_part(customers: list[Customer], last: str) -> None:
+    """The same for many."""
+    for customer in customers:
+        visit_in_part(customer, last)
+
+
 @deferrable(name="shop.greet_slowly")
 def greet_slowly(customer: Customer, greeting: str) -> None:
     """Leave a visit to a row."""

@@ -1,7 +1,7 @@
 """A runtime whose ports are in memory and remember what was asked of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -122,6 +122,10 @@ class Commits:
     def on_commit(self, using: str, action: Callable[[], object]) -> None:
         """Keep the action."""
         self.waiting.append(action)
+
+    def atomic(self, using: str) -> AbstractContextManager[None]:
+        """Nothing here is rolled back."""
+        raise NotImplementedError
 
 
 @dataclass
