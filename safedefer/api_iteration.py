@@ -127,8 +127,8 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
         _deadline: Of one slice of a shard; it ends itself before.
         _on_error: What becomes of a row that has failed `_max_item_attempts` times: `retry` it, `skip` it, or `halt`.
         _max_item_attempts: How often a row is called for.
-        _atomic: "batch" commits what the callback writes together with the checkpoint behind it, so that nothing of that
-            is repeated. The records have to be in the database of the rows.
+        _atomic: "batch" commits what the callback writes together with the checkpoint behind it, so that nothing of
+            that is repeated. The records have to be in the database of the rows.
         **kwargs: For both.
     Returns:
         A handle: its progress, and pause, resume and cancel.

@@ -43,7 +43,7 @@ class DjangoQuerySets:
     def alias_of(self, queryset: object) -> str:
         """The alias that the queryset names, or the project's routers for its model."""
         rows = _queryset(queryset)
-        return rows._db or router.db_for_write(rows.model)  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # `db` is the one to read from.
+        return rows._db or router.db_for_write(rows.model)  # type: ignore[attr-defined]  # noqa: SLF001  # `db` is the one to read from.
 
     def cut(
         self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None

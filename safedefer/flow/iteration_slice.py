@@ -246,7 +246,8 @@ class Slice:
         rows = self._rows_of(page)
         failure = self._call_for_each(rows)
         rows.close()
-        self._warn_if_slow(page, self._called)
+        if failure is not None or self._given > before:
+            self._warn_if_slow(page, self._called)
         if failure is not None and _is_drop(failure):
             self._finished, self._given, failure = self._called, self._given + 1, None
         if self._given > before:

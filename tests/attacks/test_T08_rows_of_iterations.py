@@ -36,6 +36,7 @@ def forged_plan(site: Site, source: Description) -> bytes:
         key_ranges=None,
         policy=ItemPolicy(),
         keeps=False,
+        atomic=False,
     )
     return site.forge(wire, claims={"type": TaskType.PLAN}, body=dump_plan(plan))
 

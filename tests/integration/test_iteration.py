@@ -283,7 +283,8 @@ def test_sweep_tells_of_an_iteration_that_it_cannot_look_after(site: Site) -> No
 
 
 def run_by_hand(site: Site) -> None:
-    """Deliver what waits: the queue's own clock is not the site's."""
+    """Deliver what waits in place of the queue, whose clock is not the site's."""
+    site.pause()
     while waiting := site.tasks():
         assert site.post(waiting[0].http_request.body).status == 204
         delete(site, waiting[0].name)
@@ -419,6 +420,7 @@ def test_slow_callback_is_warned_about_once_by_its_primary_key_alone(
             self.now += 35
             return self.now
 
+    site.pause()
     site.use(clock=Slow(site.runtime.clock.time()))
     defer_iteration_with_finalize(
         Customer.objects.all(), callback, tasks.all_greeted, "a secret", order_field=order_field, _shards=1
