@@ -104,6 +104,10 @@ MAX_SHARDS: Final = 1_000
 MAX_SLICE: Final = timedelta(minutes=9, seconds=30)
 """The longest a slice of an iteration works."""
 
+CLOUD_RUN_TIMEOUT: Final = timedelta(minutes=5)
+CLOUD_RUN_MAX_TIMEOUT: Final = timedelta(minutes=60)
+"""Cloud Run ends requests after 5 min unless a service says otherwise, which it can up to 60 min."""
+
 MIN_ITEM_RESERVE: Final = timedelta(seconds=10)
 """What a slice leaves of its time, or three times the slowest recent row if that is more."""
 

@@ -120,6 +120,7 @@ def build_runtime(settings: Settings) -> Runtime:
         clock=clock,
         inline_limit_bytes=settings.inline_limit_bytes,
         body_cap_bytes=settings.body_cap_bytes,
+        slice_limit=settings.iteration_time_limit,
     )
 
 

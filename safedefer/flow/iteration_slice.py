@@ -72,7 +72,8 @@ class Slice:
         self._unreadable: Exception | None = None
         self._is_coroutine = inspect.iscoroutinefunction(self._walk.callback.function)
         self._started = self._saved = runtime.clock.time()
-        self._budget = make_budget(timedelta(seconds=self._walk.claims.deadline_seconds))
+        deadline = timedelta(seconds=self._walk.claims.deadline_seconds)
+        self._budget = make_budget(deadline, limit=runtime.slice_limit)
 
     def work(self) -> Outcome:
         """Claim the shard and walk it; what is to be done then."""

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final, final
 
 from safedefer.core.claims import Producer
@@ -52,6 +53,7 @@ class Runtime:
         inline_limit_bytes: Largest serialized task that is sent.
         body_cap_bytes: Largest encoded body.
         request_cap_bytes: Largest request that the handler reads.
+        slice_limit: After which the platform or the server ends a request; None where only the dispatch deadline does.
         sweeps: Which sweeps of the outbox this process has seen to.
     """
 
@@ -80,6 +82,7 @@ class Runtime:
     inline_limit_bytes: int = MAX_INLINE_TASK_BYTES
     body_cap_bytes: int = MAX_BODY_BYTES
     request_cap_bytes: int = MAX_REQUEST_BYTES
+    slice_limit: timedelta | None = None
     sweeps: SweepMemory = field(default_factory=SweepMemory)
 
     def route_of(self, options: TaskOptions) -> Route:

@@ -4,7 +4,7 @@ import io
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -580,7 +580,10 @@ def test_row_that_cannot_be_made_is_not_taken_for_a_failure_of_the_callback(site
     assert (progress.skipped, progress.failed) == (0, 0)
 
 
-def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(site: Site) -> None:
+@pytest.mark.parametrize(("deadline", "limit"), [(30, None), (600, timedelta(seconds=30))])
+def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(
+    site: Site, deadline: int, limit: timedelta | None
+) -> None:
     names = populate(60)
 
     class Hurrying(ManualClock):
@@ -590,8 +593,8 @@ def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(site: Site) -> 
             self.now += 0.5
             return self.now
 
-    site.use(clock=Hurrying(site.runtime.clock.time()))
-    begin(Customer.objects.all(), _shards=1, _deadline=30)
+    site.use(clock=Hurrying(site.runtime.clock.time()), slice_limit=limit)
+    begin(Customer.objects.all(), _shards=1, _deadline=deadline)
     site.run_tasks()
     for _ in range(200):
         waiting = site.tasks()

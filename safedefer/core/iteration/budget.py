@@ -44,16 +44,14 @@ class Budget:
         return min(self.limit_seconds - reserve_seconds(slowest_ms), MAX_SLICE.total_seconds())
 
 
-def make_budget(deadline: timedelta, *, platform: timedelta | None = None, server: timedelta | None = None) -> Budget:
+def make_budget(deadline: timedelta, *, limit: timedelta | None = None) -> Budget:
     """The budget of a slice.
 
     Args:
         deadline: The dispatch deadline that was signed: no header tells it.
-        platform: After which the platform ends a request.
-        server: After which the application's server does.
+        limit: After which the platform, or the application's server, ends a request.
     """
-    limits = [limit for limit in (deadline, platform, server) if limit is not None]
-    return Budget(limit_seconds=min(limits).total_seconds())
+    return Budget(limit_seconds=(deadline if limit is None else min(deadline, limit)).total_seconds())
 
 
 def reserve_seconds(slowest_ms: int) -> float:

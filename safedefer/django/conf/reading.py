@@ -17,6 +17,7 @@ KEYS: Final = (
     "HANDLER_ID",
     "HANDLER_URL",
     "INLINE_LIMIT",
+    "ITERATION_TIME_LIMIT",
     "KEYS",
     "LOCATION",
     "MAX_AGE",

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal, Protocol, TypeAlias, final
 from urllib.parse import urlsplit
 
-from safedefer.core.limits import MAX_AGE, MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES
+from safedefer.core.limits import CLOUD_RUN_TIMEOUT, MAX_AGE, MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES
 from safedefer.core.names import (
     EnvironmentName,
     HandlerId,
@@ -31,6 +31,7 @@ from safedefer.django.conf.values import (
     parse_module_names,
     parse_positive,
     parse_text,
+    parse_time_limit,
 )
 from safedefer.django.queue_settings import parse_queues
 
@@ -65,6 +66,7 @@ class Settings:
     inline_limit_bytes: int
     body_cap_bytes: int
     max_age: timedelta
+    iteration_time_limit: timedelta | None
     modules: tuple[str, ...]
     queryset_descriptions: frozenset[str]
     outbox: bool
@@ -114,6 +116,9 @@ def _read(reading: Reading, django_settings: object) -> Settings:
         inline_limit_bytes=reading.parse("INLINE_LIMIT", parse_inline_limit, MAX_INLINE_TASK_BYTES),
         body_cap_bytes=reading.parse("BODY_CAP", parse_positive, MAX_BODY_BYTES),
         max_age=reading.parse("MAX_AGE", parse_max_age, MAX_AGE),
+        iteration_time_limit=reading.parse(
+            "ITERATION_TIME_LIMIT", parse_time_limit, CLOUD_RUN_TIMEOUT if reading.environ.get("K_SERVICE") else None
+        ),
         modules=reading.parse("MODULES", parse_module_names, ("tasks",)),
         queryset_descriptions=reading.parse("QUERYSET_DESCRIPTIONS", parse_descriptions, frozenset({"*"})),
         store=_read_store(reading),

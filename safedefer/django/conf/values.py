@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from typing import Final, final
 from urllib.parse import SplitResult, urlsplit
 
-from safedefer.core.limits import MAX_AGE, MAX_INLINE_TASK_BYTES
+from safedefer.core.limits import CLOUD_RUN_MAX_TIMEOUT, MAX_AGE, MAX_INLINE_TASK_BYTES, MIN_DISPATCH_DEADLINE
 from safedefer.core.names import KEY_ID_BYTES, KeyId
 from safedefer.errors import ConfigurationError
 
@@ -132,6 +132,17 @@ def parse_max_age(value: object) -> timedelta:
     if not isinstance(value, timedelta) or not timedelta(0) < value <= MAX_AGE:
         raise ConfigurationError(f"expected a timedelta of at most {MAX_AGE.days} days")
     return value
+
+
+def parse_time_limit(value: object) -> timedelta | None:
+    """Seconds or a timedelta in which a request may be answered; None is no limit but the dispatch deadline."""
+    if value is None:
+        return None
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    shortest, longest = MIN_DISPATCH_DEADLINE.total_seconds(), CLOUD_RUN_MAX_TIMEOUT.total_seconds()
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not shortest <= seconds <= longest:
+        raise ConfigurationError("expected seconds, or a timedelta, from 15 s to 60 min, or None")
+    return timedelta(seconds=seconds)
 
 
 def parse_module_names(value: object) -> tuple[str, ...]:

@@ -29,9 +29,9 @@ def last_start(budget: Budget, slowest_ms: int = 0) -> int:
         (make_budget(TEN), 569),
         (make_budget(timedelta(minutes=30)), 569),
         (make_budget(FIVE), 289),
-        (make_budget(TEN, platform=FIVE), 289),
-        (make_budget(TEN, platform=FIVE, server=ONE), 49),
-        (make_budget(ONE, platform=FIVE, server=TEN), 49),
+        (make_budget(TEN, limit=FIVE), 289),
+        (make_budget(ONE, limit=FIVE), 49),
+        (make_budget(FIVE, limit=ONE), 49),
     ],
 )
 def test_budget_is_the_smallest_limit_less_the_reserve(budget: Budget, end: int) -> None:

@@ -160,6 +160,13 @@ def test_unknown_key_is_refused_with_the_near_one(key: object, hint: str) -> Non
         ("QUERYSET_DESCRIPTIONS", {"models": "*", "fields": []}),
         ("MAX_AGE", timedelta(0)),
         ("MAX_AGE", MAX_AGE + timedelta(seconds=1)),
+        ("ITERATION_TIME_LIMIT", "300"),
+        ("ITERATION_TIME_LIMIT", True),
+        ("ITERATION_TIME_LIMIT", 14),
+        ("ITERATION_TIME_LIMIT", -5.0),
+        ("ITERATION_TIME_LIMIT", float("nan")),
+        ("ITERATION_TIME_LIMIT", float("inf")),
+        ("ITERATION_TIME_LIMIT", timedelta(minutes=61)),
         ("MODULES", "tasks"),
         ("MODULES", ["a-b"]),
         ("MODULES", ["..tasks"]),
@@ -174,6 +181,26 @@ def test_value_of_the_wrong_form_is_refused_and_named(key: str, value: object) -
     assert settings is None
     assert "E002" in [problem.id for problem in problems]
     assert any(f"SAFEDEFER['{key}']" in problem.message for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "limit"),
+    [
+        ({}, {}, None),
+        ({}, {"K_SERVICE": "shop"}, timedelta(minutes=5)),
+        ({"ITERATION_TIME_LIMIT": 60}, {}, timedelta(minutes=1)),
+        ({"ITERATION_TIME_LIMIT": 29.5}, {}, timedelta(seconds=29.5)),
+        ({"ITERATION_TIME_LIMIT": timedelta(minutes=20)}, {"K_SERVICE": "shop"}, timedelta(minutes=20)),
+        ({"ITERATION_TIME_LIMIT": None}, {"K_SERVICE": "shop"}, None),
+    ],
+)
+def test_iteration_time_limit_is_the_given_one_or_cloud_runs(
+    given: dict[str, Any], environ: dict[str, str], limit: timedelta | None
+) -> None:
+    settings, problems = read(public(**given), environ)
+    assert problems == []
+    assert settings is not None
+    assert settings.iteration_time_limit == limit
 
 
 @pytest.mark.parametrize(
