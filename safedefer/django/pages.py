@@ -148,9 +148,10 @@ def _read_rows(rows: QuerySet[Any]) -> Iterator[Model]:
     """Read all rows now, so that no cursor of the database stays open; make them instances one by one."""
     # Neither has a public name: the related rows to load for all instances together, and what a queryset makes its own
     # list from. By default that fetches a hundred rows at a time.
-    if rows._prefetch_related_lookups:  # type: ignore[attr-defined]  # noqa: SLF001
+    internals: Any = rows
+    if internals._prefetch_related_lookups:  # noqa: SLF001
         return iter(list(rows))
-    made: Iterator[Model] = iter(rows._iterable_class(rows, chunk_size=_FETCHED_AT_ONCE))  # type: ignore[call-overload]  # noqa: SLF001
+    made: Iterator[Model] = iter(internals._iterable_class(rows, chunk_size=_FETCHED_AT_ONCE))  # noqa: SLF001
     return chain(list(islice(made, 1)), made)
 
 

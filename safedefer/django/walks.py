@@ -43,7 +43,9 @@ class DjangoQuerySets:
     def alias_of(self, queryset: object) -> str:
         """The alias that the queryset names, or the project's routers for its model."""
         rows = _queryset(queryset)
-        return rows._db or router.db_for_write(rows.model)  # type: ignore[attr-defined]  # noqa: SLF001  # `db` is the one to read from.
+        # `db` would be the one to read from.
+        named: str | None = getattr(rows, "_db", None)
+        return named or router.db_for_write(rows.model)
 
     def cut(
         self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None
