@@ -18,7 +18,7 @@ help:
 	@echo "make test    all tests"
 	@echo "make test-gcloudc    the tests on django-gcloud-connectors, in their own environment"
 	@echo "make check   ruff, mypy strict, pyright"
-	@echo "make chaos   kill a process at 500 points of a transaction, on each database"
+	@echo "make chaos   kill a process at 500 points of a transaction, and the workers of iterations, on each database"
 	@echo "make simulate    the rules of iteration in 50,000 worlds; START=70000 tries others"
 	@echo "make bench   the benchmarks, as ratios"
 	@echo "make format  format the code"
@@ -38,7 +38,7 @@ test: $(READY)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 chaos: $(READY)
-	@SAFEDEFER_CHAOS_POINTS=500 $(BIN)/python -m pytest tests/integration/test_outbox.py -k killed
+	@SAFEDEFER_CHAOS_POINTS=500 SAFEDEFER_CHAOS_SEEDS=50 $(BIN)/python -m pytest tests/integration/test_outbox.py tests/integration/test_iteration_crashes.py -k killed
 
 simulate: $(READY)
 	@SAFEDEFER_SIMULATIONS=50000 SAFEDEFER_SIMULATION_START=$(or $(START),0) $(BIN)/python -m pytest tests/simulation -k no_world

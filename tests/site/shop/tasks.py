@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -263,6 +264,32 @@ def visit(customer: Customer, greeting: str, *, loud: bool = False) -> None:
 def all_visited(greeting: str, *, loud: bool = False) -> None:
     """Leave that every row was visited."""
     trace("finalized", greeting, loud)
+
+
+watchers: list[Callable[[str], None]] = []
+"""Told of each moment at which a worker may be killed."""
+
+
+def reach(moment: str) -> None:
+    """Tell whoever watches."""
+    for watcher in watchers:
+        watcher(moment)
+
+
+@deferrable(name="shop.pass_row")
+def pass_row(customer: Customer) -> None:
+    """Leave a visit to a row, if this worker lives so long."""
+    reach("row")
+    trace("visit", get_deferred_shard_index(), customer.name)
+    reach("visited")
+
+
+@deferrable(name="shop.pass_end")
+def pass_end() -> None:
+    """Leave that every row was visited, likewise."""
+    reach("finalize")
+    trace("finalized")
+    reach("finalized")
 
 
 @deferrable(name="shop.visit_until_told")

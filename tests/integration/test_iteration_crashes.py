@@ -1,0 +1,122 @@
+"""Iterations whose workers are killed, on a cloud that misbehaves: every row, none lost, and one finalize."""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safedefer import Iteration, defer_iteration_with_finalize
+from safedefer.core.iteration.state import RunState
+from safedefer.core.ledger import LedgerState, parse_entry
+from safedefer.core.records import RecordKind
+from safedefer.emulator import LocalCloud
+from safedefer.flow.deadletters import list_letters
+from safedefer.flow.runtime import install, install_problem
+from tests.site.shop import tasks
+from tests.site.shop.models import Customer
+from tests.support.journal import check_journal
+from tests.support.lives import Lives, Prefork, open_cloud, open_prefork
+from tests.support.mortals import ANY, Death, FileClock, site_runtime
+
+pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
+STORES = [("default", "orm"), ("postgres", "orm"), ("default", "datastore")]
+ROWS = 60
+SEEDS = range(int(os.environ.get("SAFEDEFER_CHAOS_SEEDS", "1")))
+
+
+@pytest.fixture(scope="module")
+def preforks(
+    django_db_setup: None, local_cloud: LocalCloud, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], Prefork]]:
+    """The parents of this module's workers, each started when it is first asked for."""
+    folder = tmp_path_factory.mktemp("preforks")
+    with ExitStack() as stack:
+        yield cache(lambda alias: stack.enter_context(open_prefork(alias, folder, local_cloud.environment())))
+
+
+@pytest.fixture(params=STORES, ids="-".join)
+def lives(
+    request: pytest.FixtureRequest,
+    preforks: Callable[[str], Prefork],
+    transactional_db: None,
+    tmp_path: Path,
+) -> Iterator[Lives]:
+    """A site whose worker may be killed; its tasks are dispatched one after the other."""
+    alias, store = request.param
+    prefork = preforks(alias)
+    with open_cloud(tmp_path) as (cloud, clock, clock_file):
+        runtime = site_runtime(prefork.origin, cloud.environment(), store, alias, FileClock(clock_file))
+        install(lambda: runtime)
+        lives = Lives(prefork, cloud, clock, clock_file, store, runtime)
+        yield lives
+        if lives.running:
+            lives.end()
+        install_problem("this test has no site")
+
+
+def populate(lives: Lives, count: int = ROWS) -> list[str]:
+    names = [f"c{number:04d}" for number in range(count)]
+    Customer.objects.using(lives.prefork.alias).bulk_create(Customer(name=name) for name in names)
+    return names
+
+
+def begin(**options: Any) -> Iteration:
+    """Rows take 0.4 seconds each, so that a slice does not get through its shard."""
+    given = {"_shards": 2, "_deadline": 15, "_delete_marker": False, **options}
+    return defer_iteration_with_finalize(Customer.objects.all(), tasks.pass_row, tasks.pass_end, **given)
+
+
+def assert_ended(lives: Lives, iteration: Iteration, names: list[str]) -> None:
+    """The iteration is over, every row is counted once, and no task is left half done or given up."""
+    progress = iteration.progress()
+    assert progress is not None
+    assert (progress.state, progress.rows, progress.skipped) == (RunState.DONE, len(names), 0)
+    records = lives.runtime.records
+    entries = [parse_entry(record.data) for record in records.scan(RecordKind.LEDGER, limit=1_000)]
+    assert {entry.state for entry in entries} == {LedgerState.DONE}
+    assert list(list_letters(records)) == []
+
+
+MOMENTS = {
+    "before the first row": [Death("row")],
+    "in the middle of a page": [Death("row", 8)],
+    "behind a row": [Death("visited", 9)],
+    "between the last row and the finish": [Death("finish")],
+    "between the finish and the finalize task": [Death("finalizing committed")],
+    "between a slice and the next one": [Death("hand-over committed")],
+    "between the plan and its slices": [Death("plan committed")],
+    "in finalize": [Death("finalize")],
+    "between finalize and its end": [Death("finalized"), Death("done committed")],
+}
+
+
+@pytest.mark.parametrize("deaths", MOMENTS.values(), ids=MOMENTS)
+def test_every_row_is_visited_and_finalize_ends_once_wherever_the_worker_is_killed(
+    lives: Lives, deaths: list[Death]
+) -> None:
+    names = populate(lives)
+    lives.begin(deaths)
+    iteration = begin()
+    lives.run_dry()
+    assert lives.end() == len(deaths)
+    traces = lives.traces()
+    check_journal(traces, names)
+    assert_ended(lives, iteration, names)
+    assert traces.count("finalized") == 1 + sum(death.moment == "finalized" for death in deaths)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_row_is_visited_however_often_the_worker_is_killed(lives: Lives, seed: int) -> None:
+    names = populate(lives)
+    source = random.Random(seed)
+    lives.begin([Death(ANY, source.randrange(1, 50)) for _ in range(20)])
+    iteration = begin()
+    lives.run_dry()
+    assert lives.end() > 5
+    check_journal(lives.traces(), names)
+    assert_ended(lives, iteration, names)
