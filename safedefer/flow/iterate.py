@@ -5,14 +5,17 @@ what comes from the store is only how far it is.
 """
 
 import logging
+from dataclasses import replace
 from typing import Final
 
-from safedefer.core.claims import TaskType
+from safedefer.core.claims import Claims, TaskType
+from safedefer.core.iteration.ids import finalize_task_id
 from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import SliceCall, parse_finalize, parse_slice
 from safedefer.core.iteration.planning import plan_run, repeat_plan
 from safedefer.core.iteration.rows import open_shard_keys, parse_shard, plan_keys, run_key, shard_key
 from safedefer.core.iteration.state import RunState
+from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
 from safedefer.core.records import Delete
 from safedefer.core.signing import VerifiedBody
@@ -54,7 +57,7 @@ def work_on(runtime: Runtime, body: VerifiedBody, envelope: bytes, task: Current
                 return _finalize(runtime, end.run_id, end.plan_sha256, task)
 
 
-def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome:
+def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     run_id = walk.claims.task_id
     run = read_run(runtime, run_id)
     if run is None:
@@ -69,7 +72,7 @@ def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome:
     return Outcome(commands=repeat_plan(run, map(parse_shard, shards.values())).commands, walk=walk, run=run)
 
 
-def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome:
+def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     plan = walk.plan
     ranges = plan.key_ranges
     if ranges is None:
@@ -81,11 +84,22 @@ def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome:
         estimated_total=runtime.querysets.estimate(walk.queryset),
         now=runtime.clock.time(),
     )
+    if _was_finalized(runtime, walk.claims):
+        return None
     runtime.records.commit(decision.changes)
     run = read_run(runtime, walk.claims.task_id)
     if run is None:
         raise StoreUnavailableError("an iteration is not there although it has just been begun")
     return Outcome(commands=decision.commands, walk=walk, run=run)
+
+
+def _was_finalized(runtime: Runtime, plan: Claims) -> bool:
+    """Whether a plan has come again behind the end: its worker died once the slices were there, which did the rest.
+
+    The run may have been removed since. The ledger keeps the finalize task for longer than the plan's may come.
+    """
+    finalize = replace(plan, task_id=finalize_task_id(plan.task_id))
+    return isinstance(runtime.ledger.look(finalize).claim, Finished)
 
 
 def _finalize(runtime: Runtime, run_id: TaskId, digest: bytes, task: CurrentTask) -> Outcome | None:

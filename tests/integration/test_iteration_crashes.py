@@ -120,3 +120,14 @@ def test_every_row_is_visited_however_often_the_worker_is_killed(lives: Lives, s
     assert lives.end() > 5
     check_journal(lives.traces(), names)
     assert_ended(lives, iteration, names)
+
+
+def test_plan_that_comes_again_behind_the_end_begins_nothing(lives: Lives) -> None:
+    names = populate(lives)
+    # Behind the creation of its slices, before it is recorded as done.
+    lives.begin([Death("ledger", 2)])
+    iteration = begin(_delete_marker=True)
+    lives.run_dry()
+    assert lives.end() == 1
+    check_journal(lives.traces(), names)
+    assert iteration.progress() is None
