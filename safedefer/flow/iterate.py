@@ -144,7 +144,8 @@ def forget_run(runtime: Runtime, ended: Outcome) -> None:
     run = read_run(runtime, ended.run.id)
     if run is None or run.state is not RunState.DONE:
         return
-    keys = [*(shard_key(run.id, index) for index in range(run.shards)), *plan_keys(run), run_key(run.id)]
+    # The run first: a task that comes late is at its end when that is gone, and would wait in vain for the others.
+    keys = [run_key(run.id), *plan_keys(run), *(shard_key(run.id, index) for index in range(run.shards))]
     try:
         for start in range(0, len(keys), _REMOVED_AT_ONCE):
             found = runtime.records.get(keys[start : start + _REMOVED_AT_ONCE])

@@ -17,6 +17,7 @@ from safedefer.core.records import RecordKind
 from safedefer.emulator import LocalCloud
 from safedefer.flow.deadletters import list_letters
 from safedefer.flow.runtime import install, install_problem
+from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer
 from tests.support.journal import check_journal
@@ -129,5 +130,17 @@ def test_plan_that_comes_again_behind_the_end_begins_nothing(lives: Lives) -> No
     iteration = begin(_delete_marker=True)
     lives.run_dry()
     assert lives.end() == 1
+    check_journal(lives.traces(), names)
+    assert iteration.progress() is None
+
+
+@pytest.mark.parametrize("lives", [("default", "orm")], indirect=True)
+def test_removal_that_was_cut_short_leaves_no_task_without_an_end(lives: Lives) -> None:
+    names = populate(lives, 120)
+    # The first slice comes again when its rows and the plan are removed, and the rest is not.
+    lives.begin([Death("ledger", 4), Death("removal committed")])
+    iteration = begin(_shards=99, _delete_marker=True, key_ranges_getter=sequential_int_key_ranges)
+    lives.run_dry()
+    assert lives.end() == 2
     check_journal(lives.traces(), names)
     assert iteration.progress() is None
