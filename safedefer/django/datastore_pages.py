@@ -1,9 +1,13 @@
 """Pages on Datastore through django-gcloud-connectors, which allows inequalities on one field only.
 
 What comes behind a cursor takes two queries: the rows of the same value with a larger key, then those of larger values.
+A filter that Datastore answers with several queries (`in`, OR) takes a third one: the connector merges their rows in
+the order of one field at most.
 """
 
 from collections.abc import Callable
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 from django.db import connections
@@ -17,6 +21,8 @@ from safedefer.errors import InvalidKeyRangesError
 
 _BACKEND: Final = "gcloudc.db.backends.datastore"
 _INEQUALITIES: Final = frozenset({"gt", "gte", "lt", "lte", "range"})
+_ONE_QUERY: Final = _INEQUALITIES | {"exact", "isnull"}
+"""What of a filter is known not to make several queries of one."""
 
 
 def is_datastore(using: str) -> bool:
@@ -47,7 +53,7 @@ def check_datastore_filters(queryset: QuerySet[Any], order: OrderField) -> None:
 def read_datastore_rows(
     queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order: OrderField, limit: int
 ) -> list[Model]:
-    """The rows behind the cursor, with at most two queries.
+    """The rows behind the cursor, with as few queries as there can be.
 
     A walk along another field than the primary key is frozen at the last row's value, not at its key; one along the
     primary key is not frozen.
@@ -58,23 +64,43 @@ def read_datastore_rows(
             bounds["pk__gt"] = cursor.pk
         elif key_range.lo is not None:
             bounds["pk__gte"] = key_range.lo
-        return list(queryset.filter(**bounds).order_by("pk")[:limit])
-    rows = [] if cursor is None else _same_value(queryset, cursor, order, limit)
+        return list(_with_bounds(queryset, bounds).order_by("pk")[:limit])
+    rows = [] if cursor is None else _same_value(queryset, order, cursor.value, cursor.pk, limit)
     if len(rows) < limit:
-        rows += _larger_values(queryset, key_range, cursor, order, limit - len(rows))
+        larger, left = _larger_values(queryset, key_range, cursor, order), limit - len(rows)
+        if _is_one_query(queryset.query.where):
+            rows += larger.order_by(order.name, "pk")[:left]
+        else:
+            rows += _merged(queryset, larger, order, left)
     return rows
 
 
-def _same_value(queryset: QuerySet[Any], cursor: Cursor, order: OrderField, limit: int) -> list[Model]:
+def _same_value(queryset: QuerySet[Any], order: OrderField, value: object, after: object, limit: int) -> list[Model]:
     same = queryset.all()
-    # Bounds of the queryset's own on the order field hold for the cursor's value; beside `pk__gt` they are not allowed.
+    # Bounds of the queryset's own on the order field hold for this value; beside `pk__gt` they are not allowed.
     same.query.where = _without(same.query.where, _bounds(order.column))
-    return list(same.filter(**{order.name: cursor.value, "pk__gt": cursor.pk}).order_by("pk")[:limit])
+    bounded = _with_bounds(same, {} if after is None else {"pk__gt": after})
+    return list(bounded.filter(**{order.name: value}).order_by("pk")[:limit])
+
+
+def _merged(queryset: QuerySet[Any], larger: QuerySet[Any], order: OrderField, limit: int) -> list[Model]:
+    """Rows of larger values, where several queries find them.
+
+    In the order of one field they are merged rightly; which rows of the last value are in time for the limit is chance.
+    """
+    found: list[Model] = list(larger.order_by(order.name)[:limit])
+    values = [getattr(row, order.name) for row in found]
+    groups = [list(group) for _, group in groupby(zip(values, found, strict=True), key=itemgetter(0))]
+    rows = [row for group in groups for row in sorted((row for _, row in group), key=attrgetter("pk"))]
+    if len(found) < limit:
+        return rows
+    whole = len(found) - len(groups[-1])
+    return rows[:whole] + _same_value(queryset, order, values[-1], None, limit - whole)
 
 
 def _larger_values(
-    queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order: OrderField, limit: int
-) -> list[Model]:
+    queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order: OrderField
+) -> QuerySet[Any]:
     name = order.name
     bounds: dict[str, object] = {}
     larger = queryset.all()
@@ -90,7 +116,29 @@ def _larger_values(
         bounds[f"{name}__lt"] = key_range.hi
     if key_range.last is not None:
         bounds[f"{name}__lte"] = key_range.last.value
-    return list(larger.filter(**bounds).order_by(name, "pk")[:limit])
+    return _with_bounds(larger, bounds)
+
+
+def _with_bounds(queryset: QuerySet[Any], bounds: dict[str, object]) -> QuerySet[Any]:
+    """The queryset with inequalities in front of its filters.
+
+    Of two equalities of one field that agree the connector keeps one, and forgets what stands behind them. For the same
+    reason an equality has to stand at the end.
+    """
+    bounded = queryset.all()
+    bounded.query.where = WhereNode()
+    bounded = bounded.filter(**bounds)
+    bounded.query.where.add(queryset.query.where.clone(), "AND")
+    return bounded
+
+
+def _is_one_query(node: Any) -> bool:
+    """Whether the connector asks Datastore no more than once for a WHERE."""
+    if isinstance(node, Lookup):
+        return node.lookup_name in _ONE_QUERY
+    if isinstance(node, WhereNode):
+        return node.connector == "AND" and not node.negated and all(map(_is_one_query, node.children))
+    return False
 
 
 def _inequalities(node: Any, *, negated: bool) -> set[str]:

@@ -29,11 +29,16 @@ def test_databases_of_django_are_no_datastore() -> None:
     bounds=st.tuples(*[st.none() | st.integers(-2, 2)] * 2),
     limit=st.integers(1, 5),
     order_by=st.sampled_from(["pk", "level"]),
+    condition=st.sampled_from([Q(level__gte=-1), Q(label__in=["a", "b"]), Q(label="a") | Q(level=1), Q(level=0)]),
 )
-def test_both_forms_find_the_same_rows(levels: list[int], bounds: tuple[Any, Any], limit: int, order_by: str) -> None:
+def test_both_forms_find_the_same_rows(
+    levels: list[int], bounds: tuple[Any, Any], limit: int, order_by: str, condition: Q
+) -> None:
     Reading.objects.all().delete()
-    Reading.objects.bulk_create(Reading(pk=pk, level=level) for pk, level in enumerate(levels, start=1))
-    rows, key_range = Reading.objects.filter(level__gte=-1), KeyRange(*bounds)
+    Reading.objects.bulk_create(
+        Reading(pk=pk, level=level, label="abc"[pk % 3]) for pk, level in enumerate(levels, start=1)
+    )
+    rows, key_range = Reading.objects.filter(condition), KeyRange(*bounds)
     order = resolve_order_field(rows, order_by)
     cursor = None
     while True:
