@@ -6,6 +6,7 @@ the order of one field at most.
 """
 
 from collections.abc import Callable
+from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter, itemgetter
 from typing import Any, Final
@@ -48,6 +49,11 @@ def check_datastore_filters(queryset: QuerySet[Any], order: OrderField) -> None:
         raise InvalidKeyRangesError(
             f"a queryset whose filter on {order.name} is part of an OR or an exclude() cannot be walked on Datastore"
         )
+
+
+def place_in_datastore(key: Any) -> Any:
+    """What has the order of keys on Datastore, where decimals are texts with their sign in front of their digits."""
+    return (not key.is_signed(), abs(key)) if isinstance(key, Decimal) else key
 
 
 def read_datastore_rows(

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -22,6 +23,7 @@ VALUES: dict[str, Callable[[], object]] = {
     "level": lambda: DICE.choice([DICE.randint(-5, 5), DICE.randint(-(2**62), 2**62)]),
     "label": lambda: DICE.choice(TEXTS) + DICE.choice(TEXTS),
     "slug": lambda: DICE.choice(TEXTS),
+    "price": lambda: Decimal(DICE.randint(-(10**8), 10**8)) / 100,
     "ratio": lambda: DICE.choice([DICE.uniform(-1e9, 1e9), DICE.uniform(-1, 1), 0.0, -0.0, 5e-324]),
     "taken": lambda: datetime(2024, 1, 1, tzinfo=UTC) + timedelta(microseconds=DICE.randint(-(10**15), 10**15)),
     "day": lambda: date(2024, 1, 1) + timedelta(days=DICE.randint(-10_000, 10_000)),
@@ -43,8 +45,13 @@ def visits(queryset: QuerySet[Any], getter: Any, order_by: str = "pk") -> list[A
 
 
 def in_order(queryset: QuerySet[Any], order_by: str) -> list[Any]:
-    """As Python sorts them."""
-    return [row.pk for row in sorted(queryset, key=lambda row: (getattr(row, order_by), row.pk))]
+    """As Python sorts them; a decimal is a text to Datastore."""
+
+    def place(row: Any) -> tuple[Any, Any]:
+        value = getattr(row, order_by)
+        return f"{'-' if value < 0 else ''}{abs(value):013.2f}" if isinstance(value, Decimal) else value, row.pk
+
+    return [row.pk for row in sorted(queryset, key=place)]
 
 
 @pytest.mark.parametrize("name", VALUES)

@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from django.db import connections
 from django.db.models import QuerySet
 
-from safedefer.django.datastore_pages import is_datastore
+from safedefer.django.datastore_pages import is_datastore, place_in_datastore
 from safedefer.django.key_ranges.ranges import Pair, pairs_between, resolve
 from safedefer.django.key_ranges.samples import every_nth
 from safedefer.django.order_field import OrderField, to_key
@@ -82,8 +82,9 @@ def _keys_in_order(queryset: QuerySet[Any], order: OrderField, pks: set[Any]) ->
     keys = list(pks)
     for start in range(0, len(keys), _IN_ONE_LOOKUP):
         values.update(rows.filter(pk__in=keys[start : start + _IN_ONE_LOOKUP]).values_list(order.name, flat=True))
+    found = {to_key(order.field, value) for value in values if value is not None}
     # Datastore orders texts by their UTF-8 bytes, as Python does by code points.
-    return sorted(to_key(order.field, value) for value in values if value is not None)
+    return sorted(found, key=place_in_datastore)
 
 
 def _kind(queryset: QuerySet[Any]) -> str:

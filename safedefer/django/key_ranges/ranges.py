@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from django.db import DataError, connections, transaction
 from django.db.models import Model, QuerySet
 
-from safedefer.django.datastore_pages import check_datastore_filters, is_datastore
+from safedefer.django.datastore_pages import check_datastore_filters, is_datastore, place_in_datastore
 from safedefer.django.order_field import OrderField, resolve_order_field, to_key
 from safedefer.django.pages import cursor_of, in_order, with_values
 from safedefer.django.positions import Cursor, KeyRange
@@ -182,9 +182,10 @@ def _repeated(queryset: QuerySet[Any], order: OrderField, keys: list[Any]) -> se
     """
     if order.key_type is str and not is_datastore(queryset.db):
         return _repeated_in_database(queryset, order, keys)
+    # All but texts have one order, which Python shares with every database, and with Datastore except for decimals.
+    places = map(place_in_datastore, keys) if is_datastore(queryset.db) else keys
     repeated = set()
-    for number, (before, key) in enumerate(pairwise(keys), start=1):
-        # All but texts have one order, which Python shares with every database.
+    for number, (before, key) in enumerate(pairwise(places), start=1):
         if key < before:
             raise _not_in_order(number)
         if key == before:

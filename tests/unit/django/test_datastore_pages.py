@@ -1,6 +1,7 @@
 """The two queries of Datastore: they ask for no more than it allows, and find what one query finds elsewhere."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,7 +9,12 @@ from django.db.models import Q
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safedefer.django.datastore_pages import check_datastore_filters, is_datastore, read_datastore_rows
+from safedefer.django.datastore_pages import (
+    check_datastore_filters,
+    is_datastore,
+    place_in_datastore,
+    read_datastore_rows,
+)
 from safedefer.django.order_field import resolve_order_field
 from safedefer.django.pages import cursor_of, read_page
 from safedefer.django.positions import KeyRange
@@ -20,6 +26,11 @@ MOMENT = datetime(2024, 1, 1, tzinfo=UTC)
 
 def test_databases_of_django_are_no_datastore() -> None:
     assert not any(is_datastore(alias) for alias in ("default", "postgres"))
+
+
+def test_decimals_are_ordered_as_their_texts() -> None:
+    keys = [Decimal("-1.00"), Decimal("-20.00"), Decimal("0.00"), Decimal("3.00"), Decimal("11.00")]
+    assert sorted(set(keys), key=place_in_datastore) == keys
 
 
 @pytest.mark.django_db
