@@ -10,6 +10,7 @@ from safedefer.core import limits
 from safedefer.core.options import OPTION_NAMES
 from safedefer.django import conf
 from safedefer.errors import Reason
+from safedefer.gcp import datastore
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "benchmarks/README.md"]
@@ -74,6 +75,14 @@ def test_every_promise_names_a_test_that_exists() -> None:
 def test_every_limit_is_documented() -> None:
     names = {name for name in vars(limits) if name.isupper()}
     assert first_column(page("reference/limits.md")) == names
+
+
+def test_every_datastore_kind_gets_a_ttl_policy() -> None:
+    text = page("how-to/production.md")
+    named = re.findall(r"^for kind in ([\w ]+); do$", text, re.MULTILINE)
+    kinds = set(datastore._KINDS.values())
+    assert [sorted(loop.split()) for loop in named] == [sorted(kinds)]
+    assert {word for word in first_column(text) if word.startswith("Safedefer")} == kinds
 
 
 def test_documents_speak_of_the_project_alone() -> None:
