@@ -358,27 +358,30 @@ def test_atomic_batch_rolls_a_failed_call_back_and_keeps_the_others(site: Site, 
 
 @pytest.mark.parametrize("callback", [tasks.visit_in_part, tasks.visit_many_in_part])
 @pytest.mark.parametrize("checkpoint", [2, 3, 4])
+@pytest.mark.parametrize("behind", [False, True])
 def test_atomic_batch_loses_its_writes_with_its_checkpoint_and_repeats_nothing(
-    site: Site, callback: Any, checkpoint: int
+    site: Site, callback: Any, checkpoint: int, *, behind: bool
 ) -> None:
     names = populate(120)
+    site.pause()
     defer_iteration_with_finalize(
         Customer.objects.all(), callback, tasks.all_told, "x", _shards=1, _atomic="batch", _deadline=15
     )
-    site.pause()
     real, wrote = site.runtime.records, 0
 
     class Refusing:
-        """Goes away once, behind a write of the shard that is not committed yet."""
+        """Goes away once, before or behind a write of the shard."""
 
         get, scan = real.get, real.scan
 
         def commit(self, changes: Any) -> None:
             nonlocal wrote
-            real.commit(changes)
             wrote += any(change.key.kind is RecordKind.SHARD for change in changes)
-            if wrote == checkpoint:
-                wrote += 1
+            goes = wrote == checkpoint
+            wrote += goes
+            if behind or not goes:
+                real.commit(changes)
+            if goes:
                 raise RuntimeError("gone")
 
     site.use(records=Refusing())
