@@ -16,6 +16,7 @@ from safedefer.api_iteration import (
     BoundQuerySet,
     DeferrableQuerySet,
     Iteration,
+    IterationOptions,
     defer_iteration_with_finalize,
     deferrable_queryset,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "DeferredTask",
     "Drop",
     "Iteration",
+    "IterationOptions",
     "PartlyDeferredError",
     "Retry",
     "RetryOptions",

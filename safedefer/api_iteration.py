@@ -1,15 +1,30 @@
 """What an application calls to have a function called for every row: `defer_iteration_with_finalize`."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final, Generic, Literal, ParamSpec, TypeAlias, TypeVar, final
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Generic,
+    Literal,
+    ParamSpec,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    TypeVarTuple,
+    Unpack,
+    final,
+    overload,
+)
 
-from safedefer.api import Deferrable
+from safedefer.api import Deferrable, Deferring
 from safedefer.core.codec import encode_arguments
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.iteration.description import Description
-from safedefer.core.iteration.items import ItemPolicy, OnError
+from safedefer.core.iteration.options import KeyRangesGetter, split_walk_options
 from safedefer.core.iteration.plan import BoundSource, Named, Plan, dump_plan
 from safedefer.core.options import TaskOptions
 from safedefer.core.registry import Registry
@@ -22,22 +37,28 @@ __all__ = [
     "BoundQuerySet",
     "DeferrableQuerySet",
     "Iteration",
+    "IterationOptions",
     "defer_iteration_with_finalize",
     "deferrable_queryset",
 ]
 
+if TYPE_CHECKING:
+    from django.db.models import Model, QuerySet
+
+MYPY = False  # mypy takes a name MYPY as true.
+
 P = ParamSpec("P")
 R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+M = TypeVar("M", bound="Model")
+Ts = TypeVarTuple("Ts")
 
 queryset_functions: Final = Registry()
 """The queryset functions of this process."""
 
-KeyRangesGetter: TypeAlias = Callable[..., Sequence[object]]
-_MAX_SHARDS: Final = 1_000
-
 
 @final
-class BoundQuerySet:
+class BoundQuerySet(Generic[R_co]):
     """A queryset function with its arguments: what an iteration walks. The queryset is made where it is walked."""
 
     def __init__(self, function: RegisteredFunction, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -62,7 +83,7 @@ class DeferrableQuerySet(Generic[P, R]):
         """The queryset, here and now."""
         return self._function(*args, **kwargs)
 
-    def bind(self, *args: P.args, **kwargs: P.kwargs) -> BoundQuerySet:
+    def bind(self, *args: P.args, **kwargs: P.kwargs) -> BoundQuerySet[R]:
         """The queryset of these arguments, to be made where it is walked."""
         return BoundQuerySet(self.registered, args, kwargs)
 
@@ -89,34 +110,16 @@ def deferrable_queryset(name: str, *, version: int = 1) -> Callable[[Callable[P,
     return register
 
 
-def defer_iteration_with_finalize(  # djangae's names, and two of ours.
-    queryset: object,
-    callback: Deferrable[Any],
-    finalize: Deferrable[Any],
-    *args: object,
-    key_ranges_getter: KeyRangesGetter | None = None,
-    order_field: str = "pk",
-    _queue: str | None = None,
-    _shards: int = 5,
-    _delete_marker: bool = True,
-    _transactional: bool = False,
-    _using: str = "default",
-    _deadline: float | timedelta | None = None,
-    _on_error: str = "retry",
-    _max_item_attempts: int = 3,
-    _atomic: Literal["batch"] | None = None,
-    **kwargs: object,
-) -> Iteration:
-    """Have `callback(row, *args, **kwargs)` called for every row, in shards, and then `finalize(*args, **kwargs)` once.
+Walked: TypeAlias = "QuerySet[M] | BoundQuerySet[QuerySet[M]]"
+Callback: TypeAlias = (
+    "Deferrable[Callable[Concatenate[M, P], Any]] | Deferrable[Callable[Concatenate[list[M], P], Any]]"
+)
 
-    A row is called for at least once; more than once only where a worker was stopped, or the call failed. `finalize` is
-    completed once.
 
-    Args:
-        queryset: What a function under `@deferrable_queryset` has bound, or a queryset with plain filters.
-        callback: Takes the row first.
-        finalize: Called when every row is done.
-        *args: For both.
+class IterationOptions(TypedDict, total=False):
+    """What `defer_iteration_with_finalize` takes beside the arguments of its functions.
+
+    Attributes:
         key_ranges_getter: See `safedefer.key_ranges`; called here. By default the plan task cuts the queryset.
         order_field: Along which it is walked; the primary key by default.
         _queue: Queue of all its tasks.
@@ -129,55 +132,140 @@ def defer_iteration_with_finalize(  # djangae's names, and two of ours.
         _max_item_attempts: How often a row is called for.
         _atomic: "batch" commits what the callback writes together with the checkpoint behind it, so that nothing of
             that is repeated. The records have to be in the database of the rows.
-        **kwargs: For both.
-    Returns:
-        A handle: its progress, and pause, resume and cancel.
-    Raises:
-        UsageError: It cannot work; nothing was sent.
-        ConfigurationError: safedefer is not configured, or the queue is missing.
-        QueueUnavailableError: Cloud Tasks did not answer.
     """
+
+    key_ranges_getter: KeyRangesGetter
+    order_field: str
+    _queue: str
+    _shards: int
+    _delete_marker: bool
+    _transactional: bool
+    _using: str
+    _deadline: float | timedelta
+    _on_error: Literal["retry", "skip", "halt"]
+    _max_item_attempts: int
+    _atomic: Literal["batch"]
+
+
+if MYPY:
+
+    def defer_iteration_with_finalize(  # pyright: ignore[reportRedeclaration]
+        queryset: "Walked[M]",
+        callback: "Callback[M, P]",
+        finalize: Deferring[P],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Iteration:
+        raise NotImplementedError
+
+
+if not MYPY:
+
+    @overload
+    def defer_iteration_with_finalize(
+        queryset: "Walked[M]",
+        callback: "Callback[M, P]",
+        finalize: Deferrable[Callable[P, Any]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Iteration: ...
+    @overload
+    def defer_iteration_with_finalize(
+        queryset: "Walked[M]",
+        callback: Deferrable[Callable[[M, Unpack[Ts]], Any]] | Deferrable[Callable[[list[M], Unpack[Ts]], Any]],
+        finalize: Deferrable[Callable[[Unpack[Ts]], Any]],
+        /,
+        *args: Unpack[Ts],
+        **options: Unpack[IterationOptions],
+    ) -> Iteration: ...
+    @overload
+    def defer_iteration_with_finalize(
+        queryset: "Walked[M]",
+        callback: "Callback[M, P]",
+        finalize: Deferrable[Callable[P, Any]],
+        /,
+        *args: P.args,
+        key_ranges_getter: KeyRangesGetter = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        order_field: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _queue: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _shards: int = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _delete_marker: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _transactional: bool = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _using: str = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _deadline: float | timedelta = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _on_error: Literal["retry", "skip", "halt"] = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _max_item_attempts: int = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        _atomic: Literal["batch"] = ...,  # pyright: ignore[reportGeneralTypeIssues]
+        **kwargs: P.kwargs,
+    ) -> Iteration: ...
+    def defer_iteration_with_finalize(
+        queryset: object,
+        callback: Deferrable[Any],
+        finalize: Deferrable[Any],
+        /,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Iteration:
+        """Have `callback(row, *args, **kwargs)` called for every row, in shards; then `finalize(*args, **kwargs)` once.
+
+        A row is called for at least once; more than once only where a worker was stopped, or the call failed.
+        `finalize` is completed once.
+
+        Args:
+            queryset: What a function under `@deferrable_queryset` has bound, or a queryset with plain filters.
+            callback: Takes the row first.
+            finalize: Called when every row is done.
+            *args: For both.
+            **kwargs: For both, and the options of `IterationOptions`.
+        Returns:
+            A handle: its progress, and pause, resume and cancel.
+        Raises:
+            UsageError: It cannot work; nothing was sent.
+            ConfigurationError: safedefer is not configured, or the queue is missing.
+            QueueUnavailableError: Cloud Tasks did not answer.
+        """
+        return _defer_iteration(queryset, callback, finalize, args, kwargs)
+
+
+def _defer_iteration(
+    queryset: object, callback: object, finalize: object, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Iteration:
     runtime = current_runtime()
-    given = {
-        "queue": _queue,
-        "deadline": _deadline,
-        "transactional": _transactional,
-        "using": _using,
-        "small_task": True,
-    }
-    if isinstance(_shards, bool) or not 1 <= _shards <= _MAX_SHARDS:
-        raise InvalidOptionError(f"option _shards: 1 to {_MAX_SHARDS:,}")
-    policy = ItemPolicy(max_attempts=_attempts(_max_item_attempts), on_error=_choice(_on_error))
-    source, rows = _source(runtime, queryset)
-    called = _registered(callback)
-    ending = _registered(finalize)
+    options = split_walk_options(kwargs)
+    task_options = TaskOptions().merged({**options.task, "small_task": True})
+    called, ending = _registered(callback), _registered(finalize)
     behind_the_row = called.parameters.without_first()
-    if not called.parameters.takes_rows_of(runtime.querysets.model_of(rows)):
-        raise InvalidCallError(
-            f"{called.name} does not take rows of {runtime.querysets.model_of(rows).__qualname__} as its first argument"
-        )
+    source, rows = _source(runtime, queryset)
+    model = runtime.querysets.model_of(rows)
+    if not called.parameters.takes_rows_of(model):
+        raise InvalidCallError(f"{called.name} does not take rows of {model.__qualname__} as its first argument")
+    runtime.querysets.check(rows, options.order_field)
     encode_arguments(behind_the_row, args, kwargs, runtime.resolver)
     arguments = unpack(encode_arguments(ending.parameters, args, kwargs, runtime.resolver))
+    if options.atomic:
+        _check_atomic(runtime, rows)
     ranges = None
-    if key_ranges_getter is not None:
-        ranges = tuple(runtime.querysets.cut(rows, order_field, _shards, key_ranges_getter))
+    if options.getter is not None:
+        ranges = tuple(runtime.querysets.cut(rows, options.order_field, options.shards, options.getter))
     plan = Plan(
         source=source,
         callback=Named(name=called.name, version=called.version),
         finalize=Named(name=ending.name, version=ending.version),
         arguments=arguments,
-        order_field=order_field,
-        shards=_shards,
+        order_field=options.order_field,
+        shards=options.shards,
         key_ranges=ranges,
-        policy=policy,
-        keeps=not _delete_marker,
-        atomic=_is_atomic(runtime, rows, _atomic),
+        policy=options.policy,
+        keeps=options.keeps,
+        atomic=options.atomic,
     )
     try:
         body = dump_plan(plan)
     except ValueError as error:
         raise UnsupportedQuerySetError(f"this queryset cannot travel as it is: {error}") from None
-    return begin_iteration(runtime, called, TaskOptions().merged(given), body)
+    return begin_iteration(runtime, called, task_options, body)
 
 
 def _source(runtime: Runtime, queryset: object) -> tuple[BoundSource | Description, object]:
@@ -200,17 +288,7 @@ def _registered(function: object) -> RegisteredFunction:
     return registered
 
 
-def _attempts(value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_SHARDS:
-        raise InvalidOptionError("option _max_item_attempts: an int from 1 to 1,000")
-    return value
-
-
-def _is_atomic(runtime: Runtime, rows: object, value: str | None) -> bool:
-    if value is None:
-        return False
-    if value != "batch":
-        raise InvalidOptionError('option _atomic: "batch" or None')
+def _check_atomic(runtime: Runtime, rows: object) -> None:
     using = runtime.querysets.alias_of(rows)
     if runtime.records_using != using:
         where = (
@@ -220,11 +298,3 @@ def _is_atomic(runtime: Runtime, rows: object, value: str | None) -> bool:
             f"option _atomic: rows are written to the database {using!r}, and the records of iterations to {where}; "
             "one transaction cannot hold both"
         )
-    return True
-
-
-def _choice(value: str) -> OnError:
-    try:
-        return OnError(value)
-    except ValueError:
-        raise InvalidOptionError(f"option _on_error: one of {', '.join(OnError)}") from None

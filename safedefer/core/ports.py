@@ -267,6 +267,14 @@ class QuerySets(Protocol):
         """
         ...
 
+    def check(self, queryset: object, order_field: str) -> None:
+        """See that a queryset can be walked along a field.
+
+        Raises:
+            InvalidKeyRangesError: It cannot; the message says why.
+        """
+        ...
+
     def cut(
         self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None
     ) -> Sequence[bytes]:

@@ -13,7 +13,7 @@ from safedefer.core.wire import WireError
 from safedefer.django.descriptions import DescriptionPolicy, build_queryset, describe_queryset
 from safedefer.django.estimates import estimate_rows
 from safedefer.django.key_ranges.default import default_key_ranges
-from safedefer.django.key_ranges.ranges import plan_key_ranges
+from safedefer.django.key_ranges.ranges import check_walk, plan_key_ranges
 from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.django.order_field import resolve_order_field
 from safedefer.django.pages import place_of, read_page
@@ -46,6 +46,12 @@ class DjangoQuerySets:
         # `db` would be the one to read from.
         named: str | None = getattr(rows, "_db", None)
         return named or router.db_for_write(rows.model)
+
+    def check(self, queryset: object, order_field: str) -> None:
+        """See that a queryset can be walked along a field."""
+        rows = _queryset(queryset)
+        with _answering():
+            check_walk(rows, resolve_order_field(rows, order_field))
 
     def cut(
         self, queryset: object, order_field: str, shards: int, getter: Callable[..., Sequence[object]] | None

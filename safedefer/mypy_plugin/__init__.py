@@ -26,6 +26,7 @@ from safedefer.mypy_plugin.parameters import check_decorated
 from safedefer.mypy_plugin.signatures import called, deferred, with_options
 
 API: Final = "safedefer.api."
+ITERATION: Final = "safedefer.api_iteration."
 _LIKE_THE_FUNCTION: Final = tuple(f"{API}Deferrable.{name}" for name in ("defer", "adefer", "bind"))
 
 
@@ -50,9 +51,13 @@ class SafedeferPlugin(Plugin):
         return _DIGEST
 
     def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:
-        """Calls of `defer` and `adefer`: the deferred function's own parameters, and the options after them."""
+        """Calls of `defer` and the like: the deferred function's own parameters, and the options after them."""
         if fullname in (API + "defer", API + "adefer"):
-            return lambda context: with_options(context, self.lookup_fully_qualified(API + "DeferOptions"))
+            return lambda context: with_options(context, 0, self.lookup_fully_qualified(API + "DeferOptions"))
+        if fullname == ITERATION + "defer_iteration_with_finalize":
+            # Its finalize has the parameters that the callback has behind the row.
+            options = ITERATION + "IterationOptions"
+            return lambda context: with_options(context, 2, self.lookup_fully_qualified(options))
         return None
 
     def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:

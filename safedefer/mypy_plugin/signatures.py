@@ -29,9 +29,14 @@ def function_of(typ: Type | None) -> FunctionLike | None:
     return None
 
 
-def with_options(context: FunctionSigContext, symbol: SymbolTableNode | None) -> FunctionLike:
-    """The signature of a call of `defer`, or the default one where the function's type is not known."""
-    target = _first_argument(context)
+def with_options(context: FunctionSigContext, position: int, symbol: SymbolTableNode | None) -> FunctionLike:
+    """The signature of a call that takes a deferrable, or the default one where the function's type is not known.
+
+    Args:
+        position: Which argument the deferrable is.
+        symbol: The options.
+    """
+    target = _argument(context, position)
     spec = context.default_signature.param_spec()
     if target is None or spec is None or symbol is None:
         return context.default_signature
@@ -55,9 +60,9 @@ def deferred(context: MethodSigContext) -> FunctionLike:
     return variants[0] if len(variants) == 1 else Overloaded(variants)
 
 
-def _first_argument(context: FunctionSigContext) -> FunctionLike | None:
-    if context.args and len(context.args[0]) == 1:
-        return function_of(context.api.get_expression_type(context.args[0][0]))
+def _argument(context: FunctionSigContext, position: int) -> FunctionLike | None:
+    if len(context.args) > position and len(context.args[position]) == 1:
+        return function_of(context.api.get_expression_type(context.args[position][0]))
     return None
 
 

@@ -35,7 +35,7 @@ def _nothing_is_remembered(cloud: LocalCloud) -> Iterator[None]:
         remembered.clear()
 
 
-def begin(queryset: object, *args: object, **options: Any) -> Iteration:
+def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
     return defer_iteration_with_finalize(queryset, tasks.visit, tasks.all_visited, *args, **options)
 
 

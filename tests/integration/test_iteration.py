@@ -22,6 +22,7 @@ from safedefer.core.iteration.state import RunState
 from safedefer.core.records import Delete, Put, RecordKind
 from safedefer.errors import (
     InvalidCallError,
+    InvalidKeyRangesError,
     InvalidOptionError,
     IterationError,
     Reason,
@@ -58,7 +59,7 @@ def finalized(site: Site) -> int:
     return sum(text.startswith("finalized") for text in site.traces())
 
 
-def begin(queryset: object, *args: object, **options: Any) -> Iteration:
+def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
     return defer_iteration_with_finalize(queryset, tasks.visit, tasks.all_visited, *(args or ("hi",)), **options)
 
 
@@ -684,6 +685,11 @@ def test_outside_of_an_iteration_there_is_no_shard() -> None:
         ({"args": ()}, InvalidCallError, "greeting"),
         ({"args": ("a", "b")}, InvalidCallError, "positional"),
         ({"_shards": 0}, InvalidOptionError, "_shards"),
+        ({"_shrads": 3}, InvalidOptionError, "unknown option _shrads; did you mean _shards"),
+        ({"_eta": 3}, InvalidOptionError, "unknown option _eta; "),
+        ({"_delete_marker": 0}, InvalidOptionError, "_delete_marker: a bool"),
+        ({"key_ranges_getter": "datastore"}, InvalidOptionError, "key_ranges_getter"),
+        ({"order_field": "nothing"}, InvalidKeyRangesError, "does not exist"),
         ({"_on_error": "ignore"}, InvalidOptionError, "_on_error"),
         ({"_max_item_attempts": 0}, InvalidOptionError, "_max_item_attempts"),
     ],

@@ -12,8 +12,8 @@ from typing import IO, Any, Generic, Literal, NamedTuple, NewType, NotRequired, 
 from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 
-from safedefer import DeferOptions, Deferrable, DeferredTask, adefer, defer, deferrable
-from tests.site.shop.models import Customer, Parcel
+from safedefer import DeferOptions, Deferrable, DeferredTask, adefer, defer, defer_iteration_with_finalize, deferrable
+from tests.site.shop.models import Customer, Draft, Parcel
 from tests.typing import functions as t
 from tests.typing.functions import Svc
 
@@ -244,6 +244,24 @@ deferrable(nam="x")
 deferrable(name=1)
 deferrable(missing="ignore")
 deferrable(aliases="old")
+# [iteration]
+defer_iteration_with_finalize(Draft.objects.all(), t.visit, t.visited, "tag")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit_premium, t.visited, "tag")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, 1)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", extra=1)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited_otherwise, "tag")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, print, "tag")
+defer_iteration_with_finalize([1], t.visit, t.visited, "tag")
+t.premium.bind("3")
+
+# [iteration-options]
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, 1, _shards=3)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", _shards="3")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", _shrads=3)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, tag=1, _shards=3)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", _on_error="ignore")
+
 # [lambda]
 deferrable(lambda x: None)
 deferrable(name="l1")(lambda: None)

@@ -28,9 +28,11 @@ from typing import (
 )
 from uuid import UUID
 
-from django.db.models import TextChoices
+from django.db.models import QuerySet, TextChoices
 
-from safedefer import Call, DeferOptions, Deferrable, DeferredTask, RetryOptions, Serializable, adefer, defer, defer_many, deferrable
+from safedefer import Call, DeferOptions, Deferrable, DeferredTask, Iteration, RetryOptions, Serializable, adefer, defer
+from safedefer import defer_iteration_with_finalize, defer_many, deferrable
+from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop.models import Customer, LoyalCustomer, PremiumCustomer, Stamped
 from tests.typing import functions as t
 from tests.typing.functions import Svc
@@ -282,6 +284,24 @@ assert_type(defer(t.add, 1, b="x", _queue="q"), DeferredTask)
 async def r1() -> None: assert_type(await adefer(t.add, 1), DeferredTask)
 async def r2() -> None: assert_type(await t.add.adefer(1), DeferredTask)
 async def r3() -> None: assert_type(await t.acoro(1), str)
+# [iteration]
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag")
+defer_iteration_with_finalize(Customer.objects.filter(name="x"), t.visit, t.visited, tag="tag", dry=True)
+defer_iteration_with_finalize(PremiumCustomer.objects.all(), t.visit, t.visited, "tag")
+defer_iteration_with_finalize(t.premium.bind(3, city="x"), t.visit_premium, t.visited, "tag")
+defer_iteration_with_finalize(t.premium(3), t.visit, t.visited, "tag")
+defer_iteration_with_finalize(Customer.objects.all(), t.avisit, t.visited, "tag")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit_page, t.visited, "tag")
+assert_type(defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag"), Iteration)
+assert_type(t.premium(3), QuerySet[PremiumCustomer, PremiumCustomer])
+
+# [iteration-options]
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", _shards=3, _queue="q", _on_error="skip")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, tag="tag", _shards=3, order_field="name")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", dry=True, _atomic="batch")
+defer_iteration_with_finalize(Customer.objects.all(), t.visit, t.visited, "tag", key_ranges_getter=sequential_int_key_ranges)
+defer_iteration_with_finalize(Customer.objects.all(), t.visit_page, t.visited, "tag", _deadline=timedelta(minutes=5))
+
 # [travel]
 @deferrable
 def s0(a: int, b: str | None, c: list[int], d: dict[str, list[UUID]]) -> None: ...

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
-from safedefer import Serializable, deferrable
-from tests.site.shop.models import Customer
+from django.db.models import QuerySet
+
+from safedefer import Serializable, deferrable, deferrable_queryset
+from tests.site.shop.models import Customer, PremiumCustomer
 
 T = TypeVar("T", bound=int | str)
 
@@ -18,6 +20,35 @@ class Row(TypedDict, total=False):
 
 @deferrable
 def noargs() -> None: ...
+
+
+@deferrable_queryset("premium")
+def premium(least: int, *, city: str = "") -> QuerySet[PremiumCustomer]:
+    return PremiumCustomer.objects.filter(discount__gte=least)
+
+
+@deferrable
+def visit(customer: Customer, tag: str, dry: bool = False) -> None: ...
+
+
+@deferrable
+async def avisit(customer: Customer, tag: str, dry: bool = False) -> None: ...
+
+
+@deferrable(batch=True)
+def visit_page(customers: list[Customer], tag: str, dry: bool = False) -> None: ...
+
+
+@deferrable
+def visit_premium(customer: PremiumCustomer, tag: str, dry: bool = False) -> None: ...
+
+
+@deferrable
+def visited(tag: str, dry: bool = False) -> None: ...
+
+
+@deferrable
+def visited_otherwise(tag: int) -> None: ...
 
 
 @deferrable

@@ -60,6 +60,7 @@ GAPS: Final[dict[str, list[Gap]]] = {
         Gap(_LOST, BAD, "generic", ("defer(t.ident, None",)),
         Gap(_NO_OPTIONS, OK, "static", ('defer(Svc.inner, 1, b="x", _queue',)),
         Gap(_NO_OPTIONS, OK, "options"),
+        Gap(_NO_OPTIONS, OK, "iteration-options"),
         Gap(_NO_OPTIONS, OK, "mixed", except_for=("defer(t.varkw",)),
         Gap(_NO_OPTIONS, OK, "dict", except_for=("defer(t.add, *pair)",)),
         Gap(_NO_OPTIONS, OK, "indirect", ("def w2(", "def w3(", "async def w10(")),

@@ -247,9 +247,9 @@ broken: set[str] = set()
 
 
 @deferrable(name="shop.read")
-def read(reading: Reading, told: str) -> None:
+def read(reading: Reading, last: str) -> None:
     """Leaves a trace of a reading."""
-    Trace.objects.create(text=f"read {reading.label}{told}")
+    Trace.objects.create(text=f"read {reading.label}{last}")
 
 
 @deferrable(name="shop.visit")
