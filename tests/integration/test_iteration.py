@@ -29,6 +29,7 @@ from safedefer.errors import (
     UnregisteredFunctionError,
     UnsupportedQuerySetError,
 )
+from safedefer.flow.ledger import Ledger
 from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
@@ -80,7 +81,6 @@ def test_every_row_is_visited_once_and_then_finalize_runs_once(site: Site, using
 
 
 def use_datastore(site: Site) -> None:
-    from safedefer.flow.ledger import Ledger
     from safedefer.gcp.datastore import DatastoreRecords, DatastoreTarget
 
     host = site.cloud.environment()["DATASTORE_EMULATOR_HOST"]
@@ -141,12 +141,31 @@ def test_getter_runs_with_the_caller(site: Site) -> None:
     assert visits(site) == Counter(names)
 
 
-def test_many_equal_values_of_the_order_field_end_and_repeat_nothing(site: Site) -> None:
-    Customer.objects.bulk_create(Customer(name="same") for _ in range(600))
-    begin(Customer.objects.all(), order_field="name", _shards=3)
+class Ticking(ManualClock):
+    """Each look at it takes a moment."""
+
+    def __init__(self, now: float, seconds: float) -> None:
+        super().__init__(now)
+        self.seconds = seconds
+
+    def time(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+@pytest.mark.parametrize(("seconds", "slices"), [(0.0, 1), (0.01, 5)], ids=["in one slice", "in many"])
+def test_ten_thousand_equal_values_end_and_repeat_nothing(site: Site, using: str, seconds: float, slices: int) -> None:
+    Customer.objects.using(using).bulk_create((Customer(name="same") for _ in range(10_000)), batch_size=1_000)
+    clock = Ticking(site.runtime.clock.time(), seconds)
+    site.use(clock=clock, ledger=Ledger(site.runtime.records, clock))
+    rows = Customer.objects.using(using).all()
+    defer_iteration_with_finalize(rows, tasks.tally, tasks.pass_end, order_field="name", _shards=3, _deadline=30)
     site.run_tasks()
-    assert visits(site) == Counter({"same": 600})
-    assert finalized(site) == 1
+    counted, tasks.tallied = tasks.tallied, Counter()
+    assert counted == Counter(rows.values_list("pk", flat=True))
+    assert site.traces() == ["finalized"]
+    assert sum(event.function == "shop.tally" for event in site.dispatches()) >= 1 + slices
 
 
 def test_iteration_of_a_transaction_waits_for_it(site: Site) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -264,6 +265,16 @@ def visit(customer: Customer, greeting: str, *, loud: bool = False) -> None:
 def all_visited(greeting: str, *, loud: bool = False) -> None:
     """Leave that every row was visited."""
     trace("finalized", greeting, loud)
+
+
+tallied: Counter[int] = Counter()
+"""How often each customer was counted in this process."""
+
+
+@deferrable(name="shop.tally")
+def tally(customer: Customer) -> None:
+    """Count a row."""
+    tallied[customer.pk] += 1
 
 
 watchers: list[Callable[[str], None]] = []
