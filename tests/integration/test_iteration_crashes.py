@@ -27,7 +27,7 @@ from tests.support.mortals import ANY, Death, FileClock, site_runtime
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
 STORES = [("default", "orm"), ("postgres", "orm"), ("default", "datastore")]
 ROWS = 60
-SEEDS = range(int(os.environ.get("SAFEDEFER_CHAOS_SEEDS", "1")))
+SEEDS = range(1, 1 + int(os.environ.get("SAFEDEFER_CHAOS_SEEDS", "1")))
 
 
 @pytest.fixture(scope="module")
@@ -40,17 +40,31 @@ def preforks(
         yield cache(lambda alias: stack.enter_context(open_prefork(alias, folder, local_cloud.environment())))
 
 
+@pytest.fixture
+def seed() -> int:
+    return 0
+
+
+@pytest.fixture
+def at_once() -> int:
+    """One dispatch after the other, so that every death comes at the same place in every run."""
+    return 1
+
+
 @pytest.fixture(params=STORES, ids="-".join)
 def lives(
     request: pytest.FixtureRequest,
     preforks: Callable[[str], Prefork],
     transactional_db: None,
     tmp_path: Path,
+    *,
+    seed: int,
+    at_once: int,
 ) -> Iterator[Lives]:
-    """A site whose worker may be killed; its tasks are dispatched one after the other."""
+    """A site whose worker may be killed."""
     alias, store = request.param
     prefork = preforks(alias)
-    with open_cloud(tmp_path) as (cloud, clock, clock_file):
+    with open_cloud(tmp_path, seed=seed, at_once=at_once) as (cloud, clock, clock_file):
         runtime = site_runtime(prefork.origin, cloud.environment(), store, alias, FileClock(clock_file))
         install(lambda: runtime)
         lives = Lives(prefork, cloud, clock, clock_file, store, runtime)
@@ -119,6 +133,25 @@ def test_every_row_is_visited_however_often_the_worker_is_killed(lives: Lives, s
     iteration = begin()
     lives.run_dry()
     assert lives.end() > 5
+    check_journal(lives.traces(), names)
+    assert_ended(lives, iteration, names)
+
+
+@pytest.mark.parametrize("at_once", [4])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_row_is_visited_whatever_befalls_tasks_and_workers_that_are_killed(lives: Lives, seed: int) -> None:
+    names = populate(lives, 300)
+    source = random.Random(seed)
+    iteration = begin(_shards=4, _deadline=30)
+    faults = lives.cloud.tasks.faults
+    faults.load("duplicate=0.3,drop-response=0.3,reorder=0.3,delay=0.3:30,refuse-create=0.2,ambiguous-create=0.2")
+    if lives.store == "datastore":
+        lives.cloud.datastore.faults.load("abort=0.2,ambiguous-commit=0.1")
+    lives.begin([Death(ANY, source.randrange(100, 500)) for _ in range(4)])
+    lives.run_dry()
+    lives.cloud.datastore.faults.reset()
+    assert lives.end() > 0
+    assert sum(faults.happened.values()) > 20
     check_journal(lives.traces(), names)
     assert_ended(lives, iteration, names)
 

@@ -144,7 +144,7 @@ def open_cloud(folder: Path, *, seed: int = 0, at_once: int = 1) -> Iterator[tup
     """A cloud whose clock moves only when told, with the file that says its time.
 
     Args:
-        at_once: How many dispatches; one after the other makes every death come at the same place in every run.
+        at_once: How many dispatches.
     """
     clock = CloudClock(datetime.now(UTC))
     clock_file = folder / "time"
