@@ -142,7 +142,7 @@ def test_every_row_is_visited_however_often_the_worker_is_killed(lives: Lives, s
 def test_every_row_is_visited_whatever_befalls_tasks_and_workers_that_are_killed(lives: Lives, seed: int) -> None:
     names = populate(lives, 300)
     source = random.Random(seed)
-    iteration = begin(_shards=4, _deadline=30)
+    iteration = begin(_shards=4)
     faults = lives.cloud.tasks.faults
     faults.load("duplicate=0.3,drop-response=0.3,reorder=0.3,delay=0.3:30,refuse-create=0.2,ambiguous-create=0.2")
     if lives.store == "datastore":
@@ -153,6 +153,22 @@ def test_every_row_is_visited_whatever_befalls_tasks_and_workers_that_are_killed
     assert lives.end() > 0
     assert sum(faults.happened.values()) > 20
     check_journal(lives.traces(), names)
+    assert_ended(lives, iteration, names)
+
+
+@pytest.mark.parametrize("lives", STORES[:2], indirect=True, ids="-".join)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_writes_of_killed_workers_that_are_committed_with_their_checkpoint_are_not_repeated(
+    lives: Lives, seed: int
+) -> None:
+    names = populate(lives)
+    source = random.Random(seed)
+    deaths = [Death("visited", 3), Death("checkpoint"), Death("checkpoint committed"), Death("finish"), Death("row", 7)]
+    lives.begin([*deaths, *(Death(ANY, source.randrange(20, 60)) for _ in range(9))])
+    iteration = begin(_atomic="batch")
+    lives.run_dry()
+    assert lives.end() > len(deaths)
+    assert check_journal(lives.traces(), names) == 0
     assert_ended(lives, iteration, names)
 
 

@@ -171,7 +171,7 @@ def site_runtime(origin: str, environment: Mapping[str, str], store: str, alias:
         runtime,
         clock=clock,
         records=records,
-        records_using=alias if store == "orm" else None,
+        records_using="default" if store == "orm" else None,  # The worker's name for the one database that it has.
         ledger=Ledger(records, clock),
         tokens=OidcVerifier(policy, keys.find, clock.time),
     )
