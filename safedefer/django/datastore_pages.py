@@ -21,6 +21,7 @@ from safedefer.django.positions import Cursor, KeyRange
 from safedefer.errors import InvalidKeyRangesError
 
 _BACKEND: Final = "gcloudc.db.backends.datastore"
+_NOT_INDEXED: Final = frozenset({"text", "bytes"})
 _INEQUALITIES: Final = frozenset({"gt", "gte", "lt", "lte", "range"})
 _ONE_QUERY: Final = _INEQUALITIES | {"exact", "isnull"}
 """What of a filter is known not to make several queries of one."""
@@ -29,6 +30,18 @@ _ONE_QUERY: Final = _INEQUALITIES | {"exact", "isnull"}
 def is_datastore(using: str) -> bool:
     """Whether an alias is a Datastore through django-gcloud-connectors."""
     return any(cls.__module__.startswith(_BACKEND) for cls in type(connections[using]).__mro__)
+
+
+def check_datastore_index(queryset: QuerySet[Any], order: OrderField) -> None:
+    """See that the order field is indexed.
+
+    Raises:
+        InvalidKeyRangesError: A query in its order would find nothing.
+    """
+    if not order.is_pk and not _is_indexed(queryset, order.column):
+        raise InvalidKeyRangesError(
+            f"{queryset.model._meta.object_name}.{order.name} is in no index of Datastore; no row is found along it"
+        )
 
 
 def check_datastore_filters(queryset: QuerySet[Any], order: OrderField) -> None:
@@ -164,6 +177,18 @@ def _is_inequality(lookup: "Lookup[Any]", target: Any, *, negated: bool) -> bool
         return bool(lookup.rhs) is negated
     # Primary keys that are left out are left out after the query.
     return negated and lookup.lookup_name in {"exact", "in"} and not target.primary_key
+
+
+def _is_indexed(queryset: QuerySet[Any], column: str) -> bool:
+    """Whether the connector has a column indexed: what is no text or bytes, but only what is named if any is."""
+    meta = queryset.model._meta
+    field = next(field for field in meta.fields if field.column == column)
+    if field.db_type(connections[queryset.db]) in _NOT_INDEXED:
+        return False
+    # A foreign key has an index without being asked.
+    are_named = bool(meta.indexes) or any("db_index" in each.deconstruct()[-1] for each in meta.fields)
+    named = {meta.get_field(index.fields[0]) for index in meta.indexes}
+    return not are_named or field.db_index or field in named
 
 
 def _bounds(column: str) -> "Callable[[Lookup[Any]], bool]":

@@ -11,8 +11,14 @@ from uuid import UUID
 import pytest
 from django.db.models import Q, QuerySet
 
-from safedefer.key_ranges import datastore_key_ranges, default_key_ranges, random_uuid_key_ranges
-from tests.gcloudc.shop.models import Customer, Parcel, Reading
+from safedefer.errors import InvalidKeyRangesError
+from safedefer.key_ranges import (
+    datastore_key_ranges,
+    default_key_ranges,
+    random_uuid_key_ranges,
+    sampled_key_ranges,
+)
+from tests.gcloudc.shop.models import Customer, Parcel, Reading, Shelf
 from tests.support.walks import walk
 
 pytestmark = pytest.mark.usefixtures("cloud")
@@ -76,6 +82,28 @@ def test_keys_that_are_uuids_are_names_in_order(getter: Any) -> None:
     Parcel.objects.bulk_create(Parcel(id=VALUES["serial"]()) for _ in range(30))
     rows = Parcel.objects.all()
     assert visits(rows, getter) == in_order(rows, "pk")
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [(Reading, "note"), (Reading, "raw"), (Shelf, "height")], ids=["text", "bytes", "unnamed"]
+)
+def test_field_that_datastore_does_not_index_is_refused(model: Any, name: str) -> None:
+    model.objects.create()
+    with pytest.raises(InvalidKeyRangesError, match=f"{name} is in no index of Datastore"):
+        visits(model.objects.all(), default_key_ranges, name)
+
+
+@pytest.mark.parametrize("name", ["aisle", "depth", "owner"])
+def test_field_whose_index_is_named_is_walked(name: str) -> None:
+    owner = Customer.objects.create(name="Ada")
+    Shelf.objects.bulk_create(Shelf(aisle=number % 3, depth=number % 4, owner=owner) for number in range(12))
+    rows = Shelf.objects.all()
+    assert visits(rows, at_every_key, name) == in_order(rows, f"{name}_id" if name == "owner" else name)
+
+
+def test_sampled_ranges_are_refused() -> None:
+    with pytest.raises(InvalidKeyRangesError, match="use datastore_key_ranges"):
+        sampled_key_ranges(Reading.objects.all(), 3)
 
 
 FILTERS = {

@@ -8,7 +8,12 @@ from typing import Any, Final, Protocol, TypeAlias
 from django.db import DataError, connections, transaction
 from django.db.models import Model, QuerySet
 
-from safedefer.django.datastore_pages import check_datastore_filters, is_datastore, place_in_datastore
+from safedefer.django.datastore_pages import (
+    check_datastore_filters,
+    check_datastore_index,
+    is_datastore,
+    place_in_datastore,
+)
 from safedefer.django.order_field import OrderField, resolve_order_field, to_key
 from safedefer.django.pages import cursor_of, in_order, with_values
 from safedefer.django.positions import Cursor, KeyRange
@@ -64,9 +69,11 @@ def check_walk(queryset: QuerySet[Any], order: OrderField) -> None:
     """See that every row of a queryset has a place in the walk.
 
     Raises:
-        InvalidKeyRangesError: Rows without a value in the order field, or a filter that Datastore cannot combine.
+        InvalidKeyRangesError: Rows without a value in the order field; on Datastore one without an index, or a
+            filter that cannot be combined.
     """
     if is_datastore(queryset.db):
+        check_datastore_index(queryset, order)
         check_datastore_filters(queryset, order)
     if order.nullable and queryset.order_by().filter(**{f"{order.name}__isnull": True}).exists():
         raise InvalidKeyRangesError(

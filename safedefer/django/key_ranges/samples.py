@@ -7,10 +7,12 @@ from django.db import connections
 from django.db.models import QuerySet
 from django.db.models.sql.datastructures import BaseTable
 
+from safedefer.django.datastore_pages import is_datastore
 from safedefer.django.key_ranges.ranges import Pair, pairs_between, resolve
 from safedefer.django.order_field import OrderField, to_key
 from safedefer.django.pages import in_order, is_behind, with_values
 from safedefer.django.positions import Cursor
+from safedefer.errors import InvalidKeyRangesError
 
 _WALKED_ROWS: Final = 1_000_000
 """Above this the walk over an index would keep a database busy for seconds."""
@@ -32,8 +34,14 @@ def sampled_key_ranges(queryset: QuerySet[Any], shards: int, *, order_by: str = 
 
     Returns:
         `(start, end)` pairs, the outer ones open. Fewer than asked for where rows are few or share their values.
+    Raises:
+        InvalidKeyRangesError: The queryset's database is Datastore.
     """
     order = resolve(queryset, shards, order_by)
+    if is_datastore(queryset.db):
+        raise InvalidKeyRangesError(
+            "sampled_key_ranges counts rows along an index, which Datastore would read all; use datastore_key_ranges"
+        )
     if shards == 1:
         return [(None, None)]
     rows = _in_key_order(queryset, order)

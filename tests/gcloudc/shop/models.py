@@ -65,6 +65,22 @@ class Reading(models.Model):
     objects: ClassVar[models.Manager["Reading"]] = models.Manager()
 
 
+class Shelf(models.Model):
+    """Names the fields that are indexed, so that no other is."""
+
+    aisle = models.IntegerField(default=0, db_index=True)
+    height = models.IntegerField(default=0)
+    depth = models.IntegerField(default=0)
+    owner = models.ForeignKey(Customer, null=True, on_delete=models.CASCADE)
+
+    objects: ClassVar[models.Manager["Shelf"]] = models.Manager()
+
+    class Meta:
+        """The other way to name one."""
+
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["depth"], name="shelf_depth")]
+
+
 class Parcel(models.Model):
     """Its key is a UUID, which is a name in Datastore."""
 
