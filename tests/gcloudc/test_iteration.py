@@ -19,7 +19,7 @@ from safedefer.core.iteration.state import RunState
 from safedefer.core.ports import Clock
 from safedefer.django.signals import audit_event_recorded
 from safedefer.emulator import LocalCloud
-from safedefer.errors import Reason
+from safedefer.errors import InvalidKeyRangesError, Reason
 from safedefer.flow.runtime import current_runtime, installed
 from safedefer.key_ranges import datastore_key_ranges, default_key_ranges, sequential_int_key_ranges
 from tests.gcloudc.shop import tasks
@@ -200,6 +200,20 @@ def test_inequality_is_walked_along_its_field(cloud: LocalCloud) -> None:
     rows = tasks.customers_older_than(3)
     assert 0 < rows.count() < 120
     assert walk(cloud, tasks.customers_older_than.bind(3), order_field="age", _shards=3) == keys(rows)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [lambda: tasks.customers_older_than.bind(3), lambda: Customer.objects.filter(age__gt=3)],
+    ids=["registered", "described"],
+)
+@pytest.mark.parametrize("options", [{}, {"key_ranges_getter": sequential_int_key_ranges}], ids=["default", "getter"])
+def test_other_inequality_is_refused_at_the_call(cloud: LocalCloud, source: Any, options: dict[str, Any]) -> None:
+    populate(5)
+    with pytest.raises(InvalidKeyRangesError, match="order_field='age'"):
+        begin(source(), **options)
+    assert cloud.tasks.wait_idle(WAIT_SECONDS)
+    assert tasks.visited == []
 
 
 def test_rows_that_the_callback_deletes_hide_no_others(cloud: LocalCloud) -> None:

@@ -703,6 +703,17 @@ def test_outside_of_an_iteration_there_is_no_shard() -> None:
         ({"callback": print}, UnregisteredFunctionError, "@deferrable"),
         ({"args": ()}, InvalidCallError, "greeting"),
         ({"args": ("a", "b")}, InvalidCallError, "positional"),
+        ({"order_field": "nickname"}, InvalidKeyRangesError, "nickname does not exist"),
+        (
+            {
+                "queryset": Reading.objects.distinct,
+                "callback": tasks.read,
+                "finalize": tasks.all_told,
+                "order_field": "taken",
+            },
+            InvalidKeyRangesError,
+            "whose taken is NULL",
+        ),
         ({"_shards": 0}, InvalidOptionError, "_shards"),
         ({"_shrads": 3}, InvalidOptionError, "unknown option _shrads; did you mean _shards"),
         ({"_eta": 3}, InvalidOptionError, "unknown option _eta; "),
@@ -718,7 +729,8 @@ def test_iteration_that_cannot_work_is_an_error_before_anything_is_sent(
 ) -> None:
     given: dict[str, Any] = {"queryset": Customer.objects.all, "callback": tasks.visit, "args": ("hi",), **change}
     queryset, callback, args = given.pop("queryset"), given.pop("callback"), given.pop("args")
+    Reading.objects.create(taken=None)
     with pytest.raises(error, match=text):
-        defer_iteration_with_finalize(queryset(), callback, tasks.all_visited, *args, **given)
+        defer_iteration_with_finalize(queryset(), callback, given.pop("finalize", tasks.all_visited), *args, **given)
     assert site.tasks() == []
     defer(tasks.note, "still works")
