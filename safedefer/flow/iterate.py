@@ -5,6 +5,7 @@ what comes from the store is only how far it is.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -19,7 +20,13 @@ from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
 from safedefer.core.records import Delete
 from safedefer.core.signing import VerifiedBody
-from safedefer.errors import RecordConflictError, StoreUnavailableError, UnavailableError
+from safedefer.errors import (
+    FunctionFailedError,
+    InvalidKeyRangesError,
+    RecordConflictError,
+    StoreUnavailableError,
+    UnavailableError,
+)
 from safedefer.flow.calling import call_function, within
 from safedefer.flow.current import CurrentTask
 from safedefer.flow.iteration_slice import Slice
@@ -43,7 +50,7 @@ def work_on(runtime: Runtime, body: VerifiedBody, envelope: bytes, task: Current
     Raises:
         RejectedError: The plan is not the one that was sealed, or cannot be read.
         UnavailableError: The store or the database did not answer, or a lease is lost.
-        FunctionFailedError: The finalize function raised.
+        FunctionFailedError: The finalize function raised, or the queryset cannot be cut any more.
     """
     # A queryset may depend on the caller's zone, too: on which day a moment is.
     with within(runtime, body.claims, task):
@@ -74,13 +81,10 @@ def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
 
 def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     plan = walk.plan
-    ranges = plan.key_ranges
-    if ranges is None:
-        ranges = tuple(runtime.querysets.cut(walk.queryset, plan.order_field, plan.shards, None))
     decision = plan_run(
         walk.claims.task_id,
         envelope,
-        ranges,
+        _cut(runtime, walk) if plan.key_ranges is None else plan.key_ranges,
         estimated_total=runtime.querysets.estimate(walk.queryset),
         now=runtime.clock.time(),
     )
@@ -91,6 +95,15 @@ def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     if run is None:
         raise StoreUnavailableError("an iteration is not there although it has just been begun")
     return Outcome(commands=decision.commands, walk=walk, run=run)
+
+
+def _cut(runtime: Runtime, walk: Walk) -> Sequence[bytes]:
+    try:
+        return runtime.querysets.cut(walk.queryset, walk.plan.order_field, walk.plan.shards, None)
+    except InvalidKeyRangesError as error:
+        # The rows or the code are no longer what they were at the call: the application's failure, which can be mended.
+        logger.warning("iteration %s cannot be planned: %s", walk.claims.task_id.hex(), error)
+        raise FunctionFailedError(f"iteration {walk.claims.task_id.hex()} cannot be planned") from error
 
 
 def _was_finalized(runtime: Runtime, plan: Claims) -> bool:

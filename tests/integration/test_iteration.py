@@ -117,6 +117,20 @@ def test_day_of_a_condition_is_that_of_the_callers_zone(site: Site) -> None:
     assert site.traces()[0] == "read late"
 
 
+def test_rows_that_cannot_be_cut_any_more_are_a_failure_that_can_be_mended(site: Site) -> None:
+    moment = datetime(2026, 3, 1, tzinfo=UTC)
+    Reading.objects.create(label="early", taken=moment)
+    with transaction.atomic():
+        defer_iteration_with_finalize(Reading.objects.all(), tasks.read, tasks.all_told, "", order_field="taken")
+        Reading.objects.create(label="late", taken=None)
+    site.run_tasks()
+    assert {event.reason for event in site.dispatches()} == {Reason.FUNCTION_FAILED}
+    assert site.traces() == []
+    Reading.objects.filter(label="late").update(taken=moment)
+    site.run_tasks_until(lambda: len(site.traces()) == 3)
+    assert sorted(site.traces()) == ["finalized ", "read early", "read late"]
+
+
 @pytest.mark.parametrize("none", [Customer.objects.none, lambda: Customer.objects.filter(pk__in=[])])
 def test_no_rows_are_finalized_at_once(site: Site, none: Callable[[], object]) -> None:
     populate(3)
