@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import random
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -41,6 +43,8 @@ Rule: TypeAlias = Callable[[Run, Shard], Decision]
 
 logger: Final = logging.getLogger("safedefer.iteration")
 _TRIES: Final = 4
+_FINISHES: Final = 4
+_WAIT_SECONDS: Final = 0.05
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
 
 
@@ -152,7 +156,7 @@ class Slice:
         if commands := self._go_through(page):
             return commands
         if page.ends(self._given):
-            return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now))
+            return self._finish()
         if not is_careful(self._shard):
             batch = adapt_batch(
                 self._shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
@@ -344,6 +348,21 @@ class Slice:
 
     def _end(self) -> Commands:
         return self._write(lambda _, shard: end_slice(shard, self._done, now=self._now))
+
+    def _finish(self) -> Commands:
+        """The end of the shard, in its run's row, which is every shard's.
+
+        Where many end at once, some would not get at it for long: then only what was done is kept, in the shard's own
+        row, and the next slice, which finds no row left, tries again.
+        """
+        for attempt in range(_FINISHES):
+            if attempt:
+                time.sleep(random.uniform(0, _WAIT_SECONDS * 2**attempt))  # noqa: S311  # They come back apart.
+            try:
+                return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now))
+            except StoreUnavailableError:
+                continue
+        return self._end()
 
     def _write(self, rule: Rule) -> Commands:
         """Write under the lease, on top of whatever was written beside it."""

@@ -255,6 +255,20 @@ def test_skewed_keys_do_not_starve_shards(cloud: LocalCloud) -> None:
     assert max(sizes()) < 200
 
 
+def test_more_shards_than_random_keys_are_as_many_as_keys(cloud: LocalCloud) -> None:
+    number_seats(range(1, 11))
+    assert walk(cloud, Seat.objects.all(), _shards=100) == Counter(range(1, 11))
+    assert 1 < len(sizes()) <= 10
+
+
+def test_many_shards_that_end_at_once_repeat_nothing(cloud: LocalCloud) -> None:
+    number_seats(range(1, 201))
+    assert walk(cloud, Seat.objects.all(), key_ranges_getter=sequential_int_key_ranges, _shards=40) == (
+        Counter(range(1, 201))
+    )
+    assert len(sizes()) == 40
+
+
 def test_iteration_of_a_transaction_waits_for_it(cloud: LocalCloud) -> None:
     populate(5)
     with transaction.atomic():

@@ -2,7 +2,7 @@
 
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,13 +19,15 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
 from safedefer.core.iteration.rows import parse_run
 from safedefer.core.iteration.state import RunState
-from safedefer.core.records import Delete, Put, RecordKind
+from safedefer.core.ports import RecordStore
+from safedefer.core.records import Change, Delete, Put, RecordKind
 from safedefer.errors import (
     InvalidCallError,
     InvalidKeyRangesError,
     InvalidOptionError,
     IterationError,
     Reason,
+    RecordConflictError,
     UnregisteredFunctionError,
     UnsupportedQuerySetError,
 )
@@ -190,6 +192,33 @@ def test_iteration_of_a_transaction_waits_for_it(site: Site) -> None:
         assert site.traces() == []
     site.run_tasks()
     assert len(visits(site)) == 5
+
+
+class Crowded:
+    """A store where others are first at the row of a run, so many times."""
+
+    def __init__(self, records: RecordStore, times: int) -> None:
+        self.records = records
+        self.get, self.scan = records.get, records.scan
+        self.times = times
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        if self.times and any(change.key.kind is RecordKind.RUN and change.expected for change in changes):
+            self.times -= 1
+            raise RecordConflictError("a record has another version than its change expects")
+        self.records.commit(changes)
+
+
+def test_shard_that_does_not_get_at_its_run_is_finished_by_the_next_slice(site: Site) -> None:
+    names = populate(20)
+    crowded = Crowded(site.runtime.records, times=40)
+    site.use(records=crowded)
+    begin(Customer.objects.all(), _shards=1)
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert (finalized(site), crowded.times) == (1, 0)
+    # The plan, three slices and finalize: none of them waited for the end of a lease.
+    assert [event.reason for event in site.dispatches()] == [Reason.EXECUTED] * 5
 
 
 def test_every_task_delivered_again_changes_nothing(site: Site) -> None:
