@@ -12,6 +12,7 @@ from django.db.models.query import ModelIterable
 from django.db.models.sql.where import WhereNode
 
 from safedefer.core.iteration.description import Conditions, Description, Junction
+from safedefer.django.datastore_pages import is_datastore
 from safedefer.django.descriptions.build import build_queryset
 from safedefer.django.descriptions.paths import REFUSED, UndescribedError
 from safedefer.django.descriptions.policy import DescriptionPolicy
@@ -134,7 +135,9 @@ def _compile(queryset: QuerySet[Any]) -> tuple[str, Sequence[object]]:
         sql, parameters = query.get_compiler(using=queryset.db).as_sql()
     except EmptyResultSet:
         return _NOTHING
-    return str(sql), tuple(_exact(value) for value in parameters)
+    # django-gcloud-connectors shows no keys that are excluded, and values without their types.
+    text = f"{sql} {query.where}" if is_datastore(queryset.db) else str(sql)
+    return text, tuple(_exact(value) for value in parameters)
 
 
 def _flatten_node(node: Any) -> None:
