@@ -21,6 +21,7 @@ from safedefer.core.iteration.rows import parse_run
 from safedefer.core.iteration.state import RunState
 from safedefer.core.ports import RecordStore
 from safedefer.core.records import Change, Delete, Put, RecordKind
+from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.errors import (
     InvalidCallError,
     InvalidKeyRangesError,
@@ -271,6 +272,43 @@ def test_failing_row_keeps_what_came_before_it_and_is_tried_later(site: Site) ->
     tasks.broken.clear()
     site.use(clock=ManualClock(site.runtime.clock.time() + 3_600))
     (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+class FewPages:
+    """Real querysets of a database that is not there any more after some pages."""
+
+    def __init__(self, real: Any, pages: int) -> None:
+        self.real = real
+        self.left = pages
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def read_page(self, *args: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RowsUnavailableError("down")
+        return self.real.read_page(*args)
+
+
+def test_slice_that_comes_again_before_its_lease_has_ended_waits_and_loses_nothing(site: Site) -> None:
+    names = populate(60)
+    real = site.runtime.querysets
+    site.use(querysets=FewPages(real, 1))
+    begin(Customer.objects.all(), _shards=1)
+    site.run_tasks()
+    done = visits(site)
+    assert 0 < len(done) < len(names)
+    site.use(querysets=real)
+    (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    assert site.dispatches()[-1].reason is Reason.LEASE_HELD
+    later = ManualClock(site.runtime.clock.time() + 3_600)
+    site.use(clock=later, ledger=Ledger(site.runtime.records, later))
     assert site.post(task.http_request.body).status == 204
     site.run_tasks()
     assert visits(site) == Counter(names)
