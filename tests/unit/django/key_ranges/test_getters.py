@@ -149,6 +149,20 @@ def test_default_does_not_starve_shards_where_keys_have_a_gap(alias: str) -> Non
 
 
 @BOTH
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [Parcel(id=uuid.UUID(int=(0x018F << 112) + number)) for number in range(400)],
+        [Badge(code=f"user-{number:08d}") for number in [*range(390), *range(10**7, 10**7 + 10)]],
+        [Badge(code="a" * (number % 9) + f"{number:03d}") for number in range(400)],
+    ],
+    ids=["uuids that begin with a time", "texts of one prefix", "texts of many lengths"],
+)
+def test_default_does_not_starve_shards_whatever_the_keys_are(alias: str, rows: list[Model]) -> None:
+    assert [len(visited) for visited in walk(fill(rows, alias), default_key_ranges, limit=100)] == [100] * 4
+
+
+@BOTH
 def test_default_takes_equal_steps_where_integers_are_dense(alias: str) -> None:
     rows = fill([Customer(pk=key, name="") for key in range(1, 401)], alias)
     assert default_key_ranges(rows, 4) == [(None, 101), (101, 201), (201, 301), (301, None)]
