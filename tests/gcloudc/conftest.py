@@ -14,11 +14,11 @@ from django.core.wsgi import get_wsgi_application
 from safedefer.emulator import LocalCloud
 from tests.support.serve import Server
 
-QUEUE = "projects/local/locations/local1/queues/default"
+QUEUES = [f"projects/local/locations/local1/queues/{name}" for name in ("default", "walks")]
 WAIT_SECONDS = 20.0
 
 _running = ExitStack()
-_cloud = LocalCloud(queues=[QUEUE])
+_cloud = LocalCloud(queues=QUEUES)
 
 
 class QuietHandler(WSGIRequestHandler):

@@ -35,6 +35,20 @@ def _nothing_is_remembered(cloud: LocalCloud) -> Iterator[None]:
         remembered.clear()
 
 
+@pytest.fixture
+def executed() -> Iterator[list[AuditEvent]]:
+    """The tasks that were executed."""
+    found: list[AuditEvent] = []
+
+    def record(event: AuditEvent, **_: Any) -> None:
+        if event.reason is Reason.EXECUTED:
+            found.append(event)
+
+    audit_event_recorded.connect(record)
+    yield found
+    audit_event_recorded.disconnect(record)
+
+
 def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
     return defer_iteration_with_finalize(queryset, tasks.visit, tasks.all_visited, *args, **options)
 
@@ -162,22 +176,17 @@ class Hurrying:
 
 
 @pytest.mark.parametrize("order_field", ["pk", "age", "name"])
-def test_slices_that_end_midway_hand_their_cursor_over(cloud: LocalCloud, order_field: str) -> None:
+def test_slices_that_end_midway_hand_their_cursor_over(
+    cloud: LocalCloud, executed: list[AuditEvent], order_field: str
+) -> None:
     populate(60)
     runtime = current_runtime()
     clock = Hurrying(runtime.clock)
     tasks.during.append(clock.tick)
-    finished: list[AuditEvent] = []
-
-    def record(event: AuditEvent, **_: Any) -> None:
-        finished.append(event)
-
-    audit_event_recorded.connect(record)
     with installed(replace(runtime, clock=clock)):
         seen = walk(cloud, Customer.objects.all(), order_field=order_field, _shards=2, _deadline=15)
     assert seen == keys(Customer.objects.all())
-    slices = [event for event in finished if event.reason is Reason.EXECUTED]
-    assert len(slices) >= 2 + 60 // 5
+    assert len(executed) >= 2 + 60 // 5
 
 
 def test_registered_queryset_with_a_filter_is_walked(cloud: LocalCloud) -> None:
@@ -279,6 +288,12 @@ def test_iteration_of_a_transaction_waits_for_it(cloud: LocalCloud) -> None:
     assert cloud.tasks.wait_idle(WAIT_SECONDS)
     assert Counter(pk for _, pk in tasks.visited) == keys(Customer.objects.all())
     assert tasks.finalized == ["hi"]
+
+
+def test_all_tasks_are_of_the_queue_that_is_named(cloud: LocalCloud, executed: list[AuditEvent]) -> None:
+    number_seats(range(1, 31))
+    walk(cloud, Seat.objects.all(), _queue="walks", _shards=2)
+    assert [event.queue for event in executed] == ["walks"] * 4
 
 
 @pytest.mark.parametrize("delete_marker", [True, False])

@@ -36,6 +36,15 @@ class Seat(models.Model):
     objects: ClassVar[models.Manager["Seat"]] = models.Manager()
 
 
+class Counter(models.Model):
+    """A part of a sharded counter."""
+
+    name = models.CharField(max_length=100, primary_key=True)
+    count = models.IntegerField(default=0)
+
+    objects: ClassVar[models.Manager["Counter"]] = models.Manager()
+
+
 class Badge(models.Model):
     """Its key is a text, which is a name in Datastore."""
 

@@ -6,6 +6,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from safedefer import deferrable, deferrable_queryset, get_deferred_shard_index
+from tests.gcloudc.shop import iterations  # noqa: F401  # Its functions are registered by that.
 from tests.gcloudc.shop.models import Badge, Customer, Seat, Trace
 
 visited: list[tuple[int | None, Any]] = []
