@@ -1,6 +1,7 @@
 """Iterations on real databases, through the local cloud: every row, once, and one finalize."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -328,12 +329,24 @@ def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> N
     assert 6 <= len(before) < len(names)
     assert finalized(site) == 0
     assert "paused" in command("list")
-    assert "shard    0" in command("show", iteration.id)
+    head, shard, total = command("show", iteration.id).splitlines()[1:]
+    assert head.startswith("paused, 0 of 1 shards done")
+    assert re.match(rf"shard 0 \[#*\.+\] +\d+ %  {progress.rows:,} rows ready$", shard)
+    assert total.endswith(f"%  {progress.rows:,} of about 1,200 rows")
     assert "resume was asked for" in command("resume", iteration.id)
     site.run_tasks()
     assert visits(site) == Counter(names)
     assert finalized(site) == 1
     assert command("list") == "0 iterations\n"
+
+
+def test_watch_ends_with_what_it_watches(site: Site) -> None:
+    populate(10)
+    iteration = begin(Customer.objects.all(), _shards=2, _delete_marker=False)
+    site.run_tasks()
+    first, last = command("show", iteration.id, "--watch").splitlines()
+    assert first == iteration.id
+    assert re.match(r"done +\[#{30}\] 100 %  10 of about 10 rows, 2 of 2 shards", last)
 
 
 def test_sweep_makes_the_tasks_anew_that_a_queue_has_lost(site: Site) -> None:

@@ -6,15 +6,14 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 
-from safedefer.core.iteration.progress import Progress
-from safedefer.core.iteration.rows import open_shard_keys, parse_shard
-from safedefer.core.iteration.state import ENDED, Run
+from safedefer.core.iteration.drawing import describe_progress
+from safedefer.core.iteration.state import Run
+from safedefer.django.progress_display import ProgressDisplay, read_frame
 from safedefer.errors import SafeDeferError
 from safedefer.flow.iteration_walk import read_run
 from safedefer.flow.iterations import Iteration, list_runs, progress_of, sweep_iterations
 from safedefer.flow.runtime import Runtime, current_runtime
 
-_BAR: Final = 30
 _SECOND: Final = 1.0
 
 
@@ -27,9 +26,13 @@ class Command(BaseCommand):
         """What to do, and with which iteration."""
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="one line for each")
-        show = actions.add_parser("show", help="one, with a bar for each open shard")
+        show = actions.add_parser("show", help="one, with a bar for each shard")
         show.add_argument("id", help="as `list` gives it")
-        show.add_argument("--watch", action="store_true", help="once a second until it has ended")
+        show.add_argument(
+            "--watch",
+            action="store_true",
+            help="until it has ended: drawn over in a terminal, else a line now and then",
+        )
         actions.add_parser("sweep", help="give what has been silent for 45 minutes a new task")
         for name, text in (
             ("pause", "let no slice begin; those under way end at their next checkpoint"),
@@ -63,7 +66,7 @@ class Command(BaseCommand):
         count = 0
         for run in list_runs(runtime):
             count += 1
-            self.stdout.write(f"{run.id.hex()}  {describe(progress_of(runtime, run))}")
+            self.stdout.write(f"{run.id.hex()}  {describe_progress(progress_of(runtime, run))}")
         self.stdout.write(f"{count} iterations")
 
     def _sweep(self, runtime: Runtime) -> None:
@@ -74,42 +77,25 @@ class Command(BaseCommand):
 
     def _show(self, runtime: Runtime, iteration_id: str, *, watch: bool) -> None:
         run = self._read(runtime, iteration_id)
-        self._print(runtime, run)
-        while watch and run.state not in ENDED:
+        self.stdout.write(run.id.hex())
+        if not watch:
+            self.stdout.write("\n".join(read_frame(runtime, run).lines))
+            return
+        display = ProgressDisplay(self.stdout)
+        while True:
+            frame = read_frame(runtime, run)
+            display.show(frame)
+            if frame.ended:
+                return
             time.sleep(_SECOND)
             found = read_run(runtime, run.id)
             if found is None:
                 self.stdout.write("it has ended, and its records are removed")
                 return
             run = found
-            if self.stdout.isatty():
-                self.stdout.write("\x1b[2J\x1b[H", ending="")
-            self._print(runtime, run)
 
     def _read(self, runtime: Runtime, iteration_id: str) -> Run:
         run = read_run(runtime, Iteration(iteration_id).run_id)
         if run is None:
             raise CommandError("there is no such iteration, or its records are removed")
         return run
-
-    def _print(self, runtime: Runtime, run: Run) -> None:
-        self.stdout.write(f"{run.id.hex()}  {describe(progress_of(runtime, run))}")
-        for record in runtime.records.get(open_shard_keys(run)).values():
-            shard = parse_shard(record)
-            failing = f", failing {shard.poison_tries} times" if shard.poison_tries else ""
-            self.stdout.write(
-                f"  shard {shard.index:>4}  {shard.state.value:<8} {shard.processed:>10,} rows, "
-                f"{shard.skipped} skipped, {shard.failed} failed calls{failing}"
-            )
-
-
-def describe(progress: Progress) -> str:
-    """One line of how far an iteration is."""
-    bar = "?" * _BAR if progress.percent is None else ("#" * int(progress.percent / 100 * _BAR)).ljust(_BAR, ".")
-    total = "" if progress.estimated_total is None else f" of about {progress.estimated_total:,}"
-    rate = "" if progress.rows_per_second is None else f", {progress.rows_per_second:,.0f} a second"
-    left = "" if progress.seconds_left is None else f", {progress.seconds_left:,.0f} s left"
-    return (
-        f"{progress.state.value:<10} [{bar}] {progress.rows:,}{total} rows, "
-        f"{progress.shards_done} of {progress.shards} shards{rate}{left}"
-    )
