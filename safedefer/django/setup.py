@@ -17,7 +17,7 @@ from safedefer.core.claims import Producer
 from safedefer.core.keys import Key, KeyRing, derive_key, destroyed_key
 from safedefer.core.names import EnvironmentName, KeyId, ProjectName, parse_location_name, parse_project_name
 from safedefer.core.policy import Policy
-from safedefer.core.ports import QueueAdmin, RecordStore
+from safedefer.core.ports import Clock, QueueAdmin, RecordStore
 from safedefer.core.routing import ANYWHERE, Route, is_app_engine_host, is_host_part
 from safedefer.core.signing import Deployment
 from safedefer.django.audit import LoggingAudit
@@ -74,14 +74,16 @@ def import_task_modules(names: tuple[str, ...]) -> None:
                 import_module(path)
 
 
-def build_runtime(settings: Settings) -> Runtime:
+def build_runtime(settings: Settings, clock: Clock | None = None) -> Runtime:
     """Fill every port.
 
+    Args:
+        clock: What time it is for leases, claims and tokens; by default the system's.
     Raises:
         ConfigurationError: The metadata server has to be asked and does not answer.
     """
     target = make_target(settings)
-    clock = DjangoClock()
+    clock = clock or DjangoClock()
     local = settings.local
     issuer, keys_url = GOOGLE_ISSUER, GOOGLE_KEYS_URL
     if local is not None:

@@ -4,7 +4,7 @@ It carries bytes that it does not understand and shares no code with the sending
 """
 
 from safedefer.emulator.addresses import HostNotLoopbackError, PortUnavailableError
-from safedefer.emulator.clock import Clock, ManualClock, SystemClock
+from safedefer.emulator.clock import Clock, FileClock, ManualClock, SystemClock
 from safedefer.emulator.cloud import LocalCloud, Server
 from safedefer.emulator.cloud_tasks.attempts import Attempt
 from safedefer.emulator.faults import Fault, FaultError, Faults
@@ -15,6 +15,7 @@ __all__ = [
     "Fault",
     "FaultError",
     "Faults",
+    "FileClock",
     "HostNotLoopbackError",
     "LocalCloud",
     "ManualClock",

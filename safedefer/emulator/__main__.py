@@ -7,8 +7,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from safedefer.emulator.addresses import HostNotLoopbackError, PortUnavailableError
+from safedefer.emulator.clock import FileClock
 from safedefer.emulator.cloud import LocalCloud
 from safedefer.emulator.cloud_tasks.errors import CallError
 from safedefer.emulator.faults import CLOUD_TASKS_FAULTS, DATASTORE_FAULTS, FaultError, FaultKind
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             datastore_port=options.datastore_port,
             host=options.host,
             queues=tuple(options.queue or (_DEFAULT_QUEUE,)),
+            clock=None if options.clock_file is None else FileClock(options.clock_file),
             unsafe_allow_any_host=options.unsafe_allow_any_host,
             tasks_faults=options.tasks_faults,
             datastore_faults=options.datastore_faults,
@@ -71,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, kinds in (("tasks", CLOUD_TASKS_FAULTS), ("datastore", DATASTORE_FAULTS)):
         parser.add_argument(f"--{name}-faults", default="", metavar="KIND=RATE[:DETAIL],...", help=_fault_help(kinds))
     parser.add_argument("--seed", type=int, default=0, help="of the draws of the faults (default 0)")
+    parser.add_argument(
+        "--clock-file", type=Path, metavar="FILE", help="the clock is ahead by the seconds that are written into it"
+    )
     parser.add_argument(
         "--log-level", default="INFO", choices=("DEBUG", "INFO", "WARNING", "ERROR"), help="default INFO"
     )

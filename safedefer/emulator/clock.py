@@ -1,8 +1,11 @@
-"""Time for the local cloud: the system's clock, and a clock that moves only when a test moves it."""
+"""Time for the local cloud: the system's clock, that clock moved on, and one that moves only when a test moves it."""
 
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Protocol
+
+_MOST_DIGITS = 10
 
 
 class Clock(Protocol):
@@ -34,6 +37,35 @@ class SystemClock:
         left = min(until - self.now(), self._LONGEST_WAIT)
         if left > timedelta(0):
             changed.wait(left.total_seconds())
+
+
+class FileClock(SystemClock):
+    """The machine's clock, moved on by the seconds that a file holds: a whole number, below ten digits.
+
+    Processes that read one file have one time. It never runs backwards: what is not there, or cannot be read, leaves it
+    as it is.
+    """
+
+    _LONGEST_WAIT = timedelta(milliseconds=100)
+    """The file tells nobody that it was written."""
+
+    def __init__(self, path: Path) -> None:
+        """Follow this file, which need not be there yet."""
+        self._path = path
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        """Return the present time, aware, in UTC."""
+        return super().now() + self._read()
+
+    def _read(self) -> timedelta:
+        try:
+            text = self._path.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return self._ahead
+        if text.isdecimal() and len(text) < _MOST_DIGITS:
+            self._ahead = max(self._ahead, timedelta(seconds=int(text)))
+        return self._ahead
 
 
 class ManualClock:

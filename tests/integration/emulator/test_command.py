@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from google.api_core import exceptions
@@ -129,6 +131,22 @@ def test_faults_of_the_command_line_strike(target: Target) -> None:
             with pytest.raises(exceptions.InternalServerError):
                 store.lookup(project_id="p", keys=[], retry=None)
     assert len(target.received) >= 1
+
+
+def test_clock_file_moves_the_clock_of_the_command(target: Target, tmp_path: Path) -> None:
+    queue = "projects/p/locations/l/queues/mine"
+    path = tmp_path / "clock"
+    with running(*ANY_PORTS, "--queue", queue, "--clock-file", str(path)) as process:
+        with open_channel(exported(process)["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            task = tasks_v2.Task(
+                http_request=tasks_v2.HttpRequest(url=target.url()),
+                schedule_time=datetime.now(UTC) + timedelta(hours=1),
+            )
+            client.create_task(parent=queue, task=task)
+        path.write_text("3600")
+        assert process.stderr is not None
+        assert "status=200 attempt=1" in process.stderr.readline()
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])

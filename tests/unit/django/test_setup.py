@@ -3,6 +3,7 @@
 import base64
 import logging
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from io import StringIO
 from typing import Any
 
@@ -24,6 +25,7 @@ from safedefer.django.handler import task_handler
 from safedefer.django.setup import build_runtime, make_records, make_ring, start
 from safedefer.errors import ConfigurationError, Reason
 from safedefer.flow.runtime import current_runtime, install, install_problem
+from safedefer.testing.fakes import ManualClock
 from tests.site.shop import tasks
 from tests.support.site import site_settings
 
@@ -154,6 +156,18 @@ def test_runtime_of_a_public_site_speaks_to_google_only() -> None:
     assert tokens._policy.emails == {"tasks@acme.iam.gserviceaccount.com"}
     assert sender._target.emulator_host is None
     assert runtime.policy.handler == "/_safedefer/"
+
+
+def test_runtime_has_one_clock_for_everything() -> None:
+    settings, _ = read_settings(site_settings("http://127.0.0.1:8000"), {})
+    assert settings is not None
+    clock = ManualClock(datetime(2040, 1, 1, tzinfo=UTC))
+    runtime = build_runtime(settings, clock)
+    tokens: Any = runtime.tokens
+    ledger: Any = runtime.ledger
+    assert runtime.clock is clock
+    assert ledger._clock is clock
+    assert tokens._now() == clock.time()
 
 
 def test_ring_is_of_its_environment_and_project() -> None:

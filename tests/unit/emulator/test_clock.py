@@ -2,10 +2,11 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from safedefer.emulator import ManualClock, SystemClock
+from safedefer.emulator import FileClock, ManualClock, SystemClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -77,3 +78,44 @@ def test_system_clock_wakes_up_in_time() -> None:
         while clock.now() < until:
             clock.wait(changed, until=until)
     assert clock.now() >= until
+
+
+def test_file_clock_is_ahead_by_what_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "clock"
+    clock, other = FileClock(path), FileClock(path)
+    assert clock.now() - datetime.now(UTC) < timedelta(seconds=1)
+    path.write_text("3600\n")
+    for one in (clock, other):
+        assert timedelta(minutes=59) < one.now() - datetime.now(UTC) < timedelta(minutes=61)
+
+
+@pytest.mark.parametrize("text", ["60", "-1", "1e9", "", "soon", "9" * 10, "\N{SUPERSCRIPT TWO}", None])
+def test_file_clock_never_goes_back(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "clock"
+    path.write_text("3600")
+    clock = FileClock(path)
+    before = clock.now()
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text, encoding="utf-8")
+    assert clock.now() - before < timedelta(minutes=1)
+    assert clock.now() > before
+
+
+def test_file_clock_that_is_moved_wakes_who_waits(tmp_path: Path) -> None:
+    path = tmp_path / "clock"
+    clock = FileClock(path)
+    until = clock.now() + timedelta(hours=1)
+    woken = threading.Event()
+
+    def follow() -> None:
+        changed = threading.Condition()
+        with changed:
+            while clock.now() < until:
+                clock.wait(changed, until=until)
+        woken.set()
+
+    threading.Thread(target=follow, daemon=True).start()
+    path.write_text("3601")
+    assert woken.wait(20)
