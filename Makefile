@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 .PHONY: help demo test test-gcloudc chaos simulate check format bench clean
 
 help:
-	@echo "make demo    the main job on the embedded local cloud; KEEP=1 leaves it running"
+	@echo "make demo    the main job on the embedded local cloud, with a worker killed in the middle; KEEP=1 leaves it running"
 	@echo "make test    all tests"
 	@echo "make test-gcloudc    the tests on django-gcloud-connectors, in their own environment"
 	@echo "make check   ruff, mypy strict, pyright"

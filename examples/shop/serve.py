@@ -1,4 +1,7 @@
-"""Serve the example on a port that the system chooses, and say which: what `make demo` runs as the site."""
+"""`serve.py [PORT]`: serve the example there, or on a port that the system chooses, and say where.
+
+What `make demo` runs as the site.
+"""
 
 import os
 import sys
@@ -10,6 +13,8 @@ class Server(ThreadingMixIn, WSGIServer):
     """A thread for each request."""
 
     daemon_threads = True
+    allow_reuse_port = True
+    """Whoever started this process may have reserved the port, so that it is the same after a restart."""
 
 
 class Handler(WSGIRequestHandler):
@@ -21,13 +26,19 @@ class Handler(WSGIRequestHandler):
 
 def main() -> None:
     """Bind first, since the settings have to name the port; then load Django."""
-    server = make_server("127.0.0.1", 0, _not_ready, server_class=Server, handler_class=Handler)
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    server = make_server("127.0.0.1", port, _not_ready, server_class=Server, handler_class=Handler)
     origin = f"http://127.0.0.1:{server.server_port}"
     os.environ["SHOP_HANDLER_URL"] = f"{origin}/_safedefer/"
 
     # The settings are read when this module is loaded, so that it comes last.
     from shopsite.wsgi import application  # noqa: PLC0415
 
+    if path := os.environ.get("SHOP_CLOCK_FILE"):
+        # Needs the settings, too.
+        from shopsite.clock import follow_clock  # noqa: PLC0415
+
+        follow_clock(path)
     server.set_app(application)
     sys.stdout.write(f"{origin}\n")
     sys.stdout.flush()
