@@ -10,6 +10,8 @@ _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     # A local cloud that has been restarted is found within a second; the default waits for up to two minutes.
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A proxy that the environment names, for the way to the internet, does not know this machine's addresses.
+    ("grpc.enable_http_proxy", 0),
 )
 
 
