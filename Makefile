@@ -25,7 +25,7 @@ help:
 
 $(READY): pyproject.toml requirements/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "safedefer needs Python 3.11, 3.12 or 3.13; name one with make PYTHON=python3.12")'
-	@echo "Installing into $(VENV) ..."
+	@echo "Installing into $(VENV), which takes a minute or two ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements/constraints.txt --editable ".[$(EXTRA)]" "$(DJANGO)" --group $(GROUP)

@@ -241,14 +241,14 @@ def forgeries(customer: Any) -> Iterator[tuple[str, bytes, str | None, str]]:
 
 def put_into_queue(shop: Shop, body: bytes, audience: str | None) -> None:
     """Create a task with the plain client, as anybody could who may write to the queue."""
-    import grpc  # noqa: PLC0415  # Late, like everything that opens connections.
-    from google.cloud import tasks_v2  # noqa: PLC0415
+    from google.cloud import tasks_v2  # noqa: PLC0415  # Late, like everything that opens connections.
     from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport  # noqa: PLC0415
 
     from safedefer.django.conf import LOCAL_SERVICE_ACCOUNT  # noqa: PLC0415
+    from safedefer.gcp.local_channel import open_local_channel  # noqa: PLC0415
 
     url = f"{shop.origin}/_safedefer/"
-    with grpc.insecure_channel(os.environ["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
+    with open_local_channel(os.environ["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
         client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
         task: Any = {
             "http_request": {

@@ -95,7 +95,10 @@ class Stage:
         return int(reserved.getsockname()[1])
 
     def _variables(self, more: dict[str, str]) -> dict[str, str]:
-        return {**os.environ, **self.environment, "SHOP_FOLDER": str(FOLDER), **more}
+        # What an earlier demo had exported, or another project, is not this one's.
+        others = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+        ours = {"DJANGO_SETTINGS_MODULE": "shopsite.settings", "SHOP_FOLDER": str(FOLDER)}
+        return {**others, **self.environment, **ours, **more}
 
 
 class Shop:
@@ -105,6 +108,7 @@ class Shop:
         self.origin = origin
         if environment is None:
             return
+        os.environ.pop("SHOP_STORE", None)
         os.environ.update(environment, SHOP_HANDLER_URL=f"{origin}/_safedefer/", SHOP_FOLDER=str(FOLDER))
         os.environ["DJANGO_SETTINGS_MODULE"] = "shopsite.settings"
         sys.path.insert(0, str(SHOP))

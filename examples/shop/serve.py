@@ -5,6 +5,7 @@ What `make demo` runs as the site.
 
 import os
 import sys
+from argparse import ArgumentParser
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
@@ -26,8 +27,9 @@ class Handler(WSGIRequestHandler):
 
 def main() -> None:
     """Bind first, since the settings have to name the port; then load Django."""
-    port = int(sys.argv[1]) if len(sys.argv) > 1 else 0
-    server = make_server("127.0.0.1", port, _not_ready, server_class=Server, handler_class=Handler)
+    parser = ArgumentParser(description="Serve the example on this machine.")
+    parser.add_argument("port", type=int, nargs="?", default=0, help="by default one that the system chooses")
+    server = make_server("127.0.0.1", parser.parse_args().port, _not_ready, server_class=Server, handler_class=Handler)
     origin = f"http://127.0.0.1:{server.server_port}"
     os.environ["SHOP_HANDLER_URL"] = f"{origin}/_safedefer/"
 
