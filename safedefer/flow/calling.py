@@ -105,6 +105,20 @@ def call_verified_for_each(
         raise _failure(runtime, function, body, error) from error
 
 
+def make_queryset(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments) -> object:
+    """What a queryset function returns that a verified body names.
+
+    Raises:
+        FunctionFailedError: The function raised; its exception is the cause.
+    """
+    try:
+        return function.function(*arguments.args, **arguments.kwargs)
+    except (KeyboardInterrupt, GeneratorExit):  # As above.
+        raise
+    except BaseException as error:  # As above.
+        raise _failure(runtime, function, body, error) from error
+
+
 def _failure(
     runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, error: BaseException
 ) -> FunctionFailedError:

@@ -18,6 +18,7 @@ from safedefer.core.names import TaskId
 from safedefer.core.parameters import Parameters
 from safedefer.core.signing import VerifiedBody, verify_body, verify_envelope
 from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
+from safedefer.flow.calling import make_queryset
 from safedefer.flow.runtime import Runtime
 
 Commands: TypeAlias = tuple[Command, ...]
@@ -67,11 +68,12 @@ def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
     Raises:
         RejectedError: A function is unknown here, or the plan cannot be read.
         UnavailableError: A row that the queryset is made from could not be loaded.
+        FunctionFailedError: A queryset function raised.
     """
     plan = parse_plan(body.data)
     callback = runtime.registry.find(plan.callback.name, plan.callback.version)
     try:
-        queryset = _open_source(runtime, plan)
+        queryset = _open_source(runtime, plan, body)
         fits = callback.parameters.takes_rows_of(runtime.querysets.model_of(queryset))
     except UnsupportedQuerySetError:
         raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "a queryset function gave no queryset") from None
@@ -87,13 +89,13 @@ def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
     )
 
 
-def _open_source(runtime: Runtime, plan: Plan) -> object:
+def _open_source(runtime: Runtime, plan: Plan, body: VerifiedBody) -> object:
     source = plan.source
     if isinstance(source, Description):
         return runtime.querysets.build(source)
     function = _find(runtime, source.function)
     arguments = decode_tree(runtime, function.parameters, source.arguments)
-    return function.function(*arguments.args, **arguments.kwargs)
+    return make_queryset(runtime, function, body, arguments)
 
 
 def _find(runtime: Runtime, named: Named) -> RegisteredFunction:

@@ -64,6 +64,10 @@ def test_T27_functions_are_called_in_one_place_that_wants_a_verified_body() -> N
     assert uses_of("runtime.invoker.call_each(") == ["flow/calling.py call_verified_for_each"]
     assert uses_of("call_verified(") == ["flow/calling.py call_function"]
     assert uses_of("call_verified_for_each(") == ["flow/iteration_slice.py _call_for_each"]
+    # A queryset function is called by who defers, and where a verified plan names it.
+    assert sorted(uses_of("function.function(")) == ["api_iteration.py _source", "flow/calling.py make_queryset"]
+    assert uses_of("make_queryset(") == ["flow/iteration_walk.py _open_source"]
+    assert calling.make_queryset.__annotations__["body"] is signing.VerifiedBody
     assert calling.call_verified.__annotations__["body"] is signing.VerifiedBody
     assert calling.call_verified_for_each.__annotations__["body"] is signing.VerifiedBody
     assert iteration_walk.Walk.__annotations__["body"] is signing.VerifiedBody

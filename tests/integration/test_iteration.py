@@ -100,6 +100,20 @@ def test_registered_queryset_is_made_where_it_is_walked(site: Site) -> None:
     assert finalized(site) == 1
 
 
+def test_queryset_function_that_raises_is_tried_again_until_it_is_mended(site: Site) -> None:
+    populate(20)
+    site.pause()
+    begin(tasks.customers_named.bind("c000"))
+    tasks.broken.add("c000")
+    (plan,) = site.tasks()
+    assert site.post(plan.http_request.body).status == 500
+    assert site.dispatches()[-1].reason is Reason.FUNCTION_FAILED
+    tasks.broken.clear()
+    run_by_hand(site)
+    assert len(visits(site)) == 10
+    assert finalized(site) == 1
+
+
 @pytest.mark.parametrize("using", ["default", "postgres"])
 def test_queryset_with_filters_travels_as_its_description(site: Site, using: str) -> None:
     populate(40, using)
