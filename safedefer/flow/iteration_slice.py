@@ -5,9 +5,10 @@ import logging
 import random
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
+from math import inf
 from typing import Final, TypeAlias, final
 
 from safedefer.core.control import Drop
@@ -44,7 +45,12 @@ Rule: TypeAlias = Callable[[Run, Shard], Decision]
 logger: Final = logging.getLogger("safedefer.iteration")
 _TRIES: Final = 4
 _FINISHES: Final = 4
-_WAIT_SECONDS: Final = 0.05
+_SECONDS_AT_RUN: Final = 0.1
+"""Datastore takes some ten writes a second of one entity."""
+
+_MOST_WAITED: Final = 2.0
+"""Seconds, between two tries; all of it fits into the reserve of a slice."""
+
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
 
 
@@ -352,21 +358,26 @@ class Slice:
     def _finish(self) -> Commands:
         """The end of the shard, in its run's row, which is every shard's.
 
-        Where many end at once, some would not get at it for long: then only what was done is kept, in the shard's own
-        row, and the next slice, which finds no row left, tries again.
+        Where many end at once, they come back apart, the further the more of them are left. Who does not get at the row
+        keeps what was done in the shard's own row, and leaves the rest to a next slice, which finds no row to walk.
         """
-        for attempt in range(_FINISHES):
-            if attempt:
-                time.sleep(random.uniform(0, _WAIT_SECONDS * 2**attempt))  # noqa: S311  # They come back apart.
-            try:
-                return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now))
-            except StoreUnavailableError:
-                continue
-        return self._end()
+        for left in reversed(range(_FINISHES)):
+            with suppress(StoreUnavailableError):
+                return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now), tries=1)
+            if left:
+                time.sleep(self._turn(_MOST_WAITED))
+                with suppress(StoreUnavailableError):
+                    self._shard = keep_lease(self._shard, self._read())
+        later = int(self._now + self._turn())
+        return self._write(lambda _, shard: end_slice(shard, self._done, now=self._now, not_before=later))
 
-    def _write(self, rule: Rule) -> Commands:
+    def _turn(self, most: float = inf) -> float:
+        """Seconds to wait, so that each open shard might have its own time at the row of the run."""
+        return random.uniform(0, min(most, len(self._run.open) * _SECONDS_AT_RUN))  # noqa: S311  # No secret.
+
+    def _write(self, rule: Rule, tries: int = _TRIES) -> Commands:
         """Write under the lease, on top of whatever was written beside it."""
-        for _ in range(_TRIES):
+        for _ in range(tries):
             decision = rule(self._run, self._shard)
             try:
                 self._runtime.records.commit(decision.changes)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -56,6 +57,10 @@ def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
 def walk(cloud: LocalCloud, queryset: object, **options: Any) -> Counter[Any]:
     """The keys that were visited, after the one finalize."""
     begin(queryset, "hi", **options)
+    ends = monotonic() + WAIT_SECONDS
+    # A slice may leave its end to one that comes a moment later.
+    while not tasks.finalized and monotonic() < ends:
+        assert cloud.tasks.wait_idle(WAIT_SECONDS)
     assert cloud.tasks.wait_idle(WAIT_SECONDS)
     assert tasks.finalized == ["hi"]
     return Counter(pk for _, pk in tasks.visited)

@@ -227,7 +227,7 @@ class Crowded:
 
 def test_shard_that_does_not_get_at_its_run_is_finished_by_the_next_slice(site: Site) -> None:
     names = populate(20)
-    crowded = Crowded(site.runtime.records, times=40)
+    crowded = Crowded(site.runtime.records, times=10)
     site.use(records=crowded)
     begin(Customer.objects.all(), _shards=1)
     site.run_tasks()
