@@ -291,4 +291,7 @@ def print_where(shop: Shop, stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. Nothing is left running.")
