@@ -12,6 +12,7 @@ from django.db import connections, router
 from django.db.models import QuerySet
 
 from safedefer.core.outbox import WaitingCall
+from safedefer.django.datastore_pages import is_datastore
 from safedefer.django.models import OutboxCall
 from safedefer.django.records import translated
 from safedefer.errors import StoreUnavailableError
@@ -88,7 +89,8 @@ class DjangoOutbox:
         with self._lock:
             if using in self._present or now < self._absent_until.get(using, now):
                 return using in self._present
-        found = router.allow_migrate_model(using, OutboxCall) and look_for_table(using)
+        # Of Datastore no question about tables can be asked inside a transaction, nor can waiting calls be found there.
+        found = not is_datastore(using) and router.allow_migrate_model(using, OutboxCall) and look_for_table(using)
         with self._lock:
             if found:
                 self._present.add(using)

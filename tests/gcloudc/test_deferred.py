@@ -1,12 +1,16 @@
 """safedefer in a project whose rows and records are in Datastore."""
 
+from dataclasses import replace
+
 import pytest
 from django.core.checks import run_checks
 from django.db import transaction
 from google.cloud import datastore
 
 from safedefer import defer
+from safedefer.django.outbox import DjangoOutbox
 from safedefer.emulator import LocalCloud
+from safedefer.flow.runtime import current_runtime, installed
 from tests.gcloudc.shop.models import Customer, Trace
 from tests.gcloudc.shop.tasks import greet, note
 
@@ -36,6 +40,14 @@ def test_call_is_sent_on_commit(cloud: LocalCloud) -> None:
         assert cloud.tasks.wait_idle(WAIT_SECONDS)
         assert list(datastore.Client(project="local").query(kind=Trace._meta.db_table).fetch()) == []
     assert traces(cloud) == ["Hello Ada of Graz"]
+
+
+def test_first_call_of_a_process_may_be_one_of_a_transaction(cloud: LocalCloud) -> None:
+    # A runtime that has not looked at the database before: the connector cannot name its tables in a transaction.
+    with installed(replace(current_runtime(), outbox=DjangoOutbox())):
+        with transaction.atomic():
+            defer(note, "first")
+        assert traces(cloud) == ["first"]
 
 
 def defer_and_fail() -> None:
