@@ -38,7 +38,8 @@ class DjangoQuerySets:
 
     def build(self, description: Description) -> QuerySet[Any]:
         """The queryset of a verified description."""
-        return build_queryset(description, self._policy)
+        with _answering():
+            return build_queryset(description, self._policy)
 
     def alias_of(self, queryset: object) -> str:
         """The alias that the queryset names, or the project's routers for its model."""

@@ -1,17 +1,19 @@
 """From a description to its queryset, with ordinary filters and nothing else."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 from django.apps import apps
-from django.core.exceptions import FieldError, ValidationError
-from django.db import connections
+from django.core.exceptions import EmptyResultSet
+from django.db import DatabaseError, InterfaceError, NotSupportedError, connections
 from django.db.models import F, Model, Q, QuerySet
 from django.db.models.constants import LOOKUP_SEP
 
 from safedefer.core.iteration.description import Condition, Conditions, Description
-from safedefer.django.descriptions.paths import check_path, refused, target_of
+from safedefer.django.descriptions.paths import Allows, check_path, refused, target_of
 from safedefer.django.descriptions.policy import DescriptionPolicy
+from safedefer.errors import ArgumentsRefusedError
 
 _Pair: TypeAlias = tuple[str, object]
 
@@ -39,15 +41,29 @@ def build_queryset(description: Description, policy: DescriptionPolicy) -> Query
         ArgumentsRefusedError: `ARGUMENTS_MISMATCH`: no such model, alias or field, or rows that may not be asked about.
     """
     model = _find_model(description.label)
-    if description.using not in connections or not policy.allows(model):
+    if not policy.allows(model) or not (description.using is None or description.using in connections):
         raise refused("rows that may not be walked")
     rows: QuerySet[Any] = QuerySet(model, using=description.using)
     try:
         for conditions in description.filters:
-            rows = rows.filter(_with_q(_build(model, conditions, policy)))
-        return _load(rows, description, policy)
-    except (FieldError, ValueError, TypeError, ValidationError, OverflowError, NotImplementedError):
+            rows = rows.filter(_with_q(_build(model, conditions, policy.allows)))
+        rows = _load(rows, description)
+        _see_that_it_compiles(rows)
+    except ArgumentsRefusedError:
+        raise
+    except (DatabaseError, InterfaceError) as error:
+        if not isinstance(error, NotSupportedError):
+            raise
+        raise refused("conditions that the database does not have") from None
+    except Exception:  # noqa: BLE001  # A field may raise anything when it prepares a value that it was not made for.
         raise refused("conditions that do not fit the model") from None
+    return rows
+
+
+def _see_that_it_compiles(rows: QuerySet[Any]) -> None:
+    # Some values are looked at only then: in the middle of a walk it would be too late.
+    with suppress(EmptyResultSet):
+        rows.order_by().query.get_compiler(using=rows.db).as_sql()
 
 
 def _find_model(label: str) -> type[Model]:
@@ -61,18 +77,18 @@ def _find_model(label: str) -> type[Model]:
     return model
 
 
-def _build(model: type[Model], conditions: Conditions, policy: DescriptionPolicy) -> Q | _Pair:
+def _build(model: type[Model], conditions: Conditions, allows: Allows) -> Q | _Pair:
     if isinstance(conditions, Condition):
-        check_path(model, conditions.path, policy)
+        check_path(model, conditions.path, allows)
         # Always a pair, never keywords: a keyword could be one of Django's own.
-        return f"{conditions.path}{LOOKUP_SEP}{conditions.lookup}", _value(model, conditions, policy)
-    joined = Q(*(_build(model, part, policy) for part in conditions.parts), _connector=conditions.connector)
+        return f"{conditions.path}{LOOKUP_SEP}{conditions.lookup}", _value(model, conditions, allows)
+    joined = Q(*(_build(model, part, allows) for part in conditions.parts), _connector=conditions.connector)
     return ~joined if conditions.negated else joined
 
 
-def _value(model: type[Model], condition: Condition, policy: DescriptionPolicy) -> object:
+def _value(model: type[Model], condition: Condition, allows: Allows) -> object:
     if condition.column is not None:
-        check_path(model, condition.column, policy)
+        check_path(model, condition.column, allows)
         return F(condition.column)
     fits = _SHAPES.get(condition.lookup)
     if fits is not None and not fits(condition.value):
@@ -84,12 +100,13 @@ def _with_q(part: Q | _Pair) -> Q:
     return part if isinstance(part, Q) else Q(part)
 
 
-def _load(rows: QuerySet[Any], description: Description, policy: DescriptionPolicy) -> QuerySet[Any]:
+def _load(rows: QuerySet[Any], description: Description) -> QuerySet[Any]:
+    """What is loaded with the rows tells nothing to who chose it, so that any model may be."""
     model = rows.model
     for path in (*description.only, *description.deferred, *description.select_related):
-        check_path(model, path, policy)
+        check_path(model, path, _is_anything)
     for path in description.prefetch_related:
-        _check_accessors(model, path, policy)
+        _check_accessors(model, path)
     if description.distinct:
         rows = rows.distinct()
     if description.only:
@@ -103,7 +120,7 @@ def _load(rows: QuerySet[Any], description: Description, policy: DescriptionPoli
     return rows
 
 
-def _check_accessors(model: type[Model], path: str, policy: DescriptionPolicy) -> None:
+def _check_accessors(model: type[Model], path: str) -> None:
     """See that a path is one of relations: Django takes these names as attributes of instances, whatever they are."""
     for name in path.split(LOOKUP_SEP):
         found = [
@@ -113,7 +130,11 @@ def _check_accessors(model: type[Model], path: str, policy: DescriptionPolicy) -
         ]
         if not found:
             raise refused("a relation that the model does not have")
-        model = target_of(found[0], policy)
+        model = target_of(found[0], _is_anything)
+
+
+def _is_anything(model: type[Model]) -> bool:  # noqa: ARG001  # Of any.
+    return True
 
 
 def _accessor_of(field: Any) -> str | None:

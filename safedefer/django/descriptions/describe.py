@@ -71,7 +71,7 @@ def _describe(queryset: QuerySet[Any], policy: DescriptionPolicy) -> Description
     names, are_deferred = query.deferred_loading
     description = Description(
         label=queryset.model._meta.label_lower,
-        using=queryset.db,
+        using=getattr(queryset, "_db", None),
         distinct=query.distinct,
         only=() if are_deferred else tuple(sorted(names)),
         deferred=tuple(sorted(names)) if are_deferred else (),

@@ -1,7 +1,7 @@
 """Paths of columns: from the joins of a query to names, and from names to a place in the models, under a policy."""
 
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 
 from django.core.exceptions import FieldDoesNotExist
 from django.db.models import Field, JSONField, Model, Transform
@@ -11,7 +11,7 @@ from django.db.models.fields.json import KeyTransform
 from django.db.models.sql import Query
 
 from safedefer.core.limits import MAX_RELATED_DEPTH
-from safedefer.django.descriptions.policy import PRIVATE_FIELDS, DescriptionPolicy
+from safedefer.django.descriptions.policy import PRIVATE_FIELDS
 from safedefer.errors import ArgumentsRefusedError, Reason
 
 TRANSFORMS: Final = frozenset(
@@ -35,6 +35,10 @@ TRANSFORMS: Final = frozenset(
 
 REFUSED: Final = "the description of a queryset has "
 _MAX_JSON_KEYS: Final = 8
+
+
+Allows: TypeAlias = Callable[[type[Model]], bool]
+"""Whether rows of a model may be asked about."""
 
 
 class UndescribedError(Exception):
@@ -119,8 +123,8 @@ def innermost(expression: Any) -> Col | None:
     return expression if type(expression) is Col else None
 
 
-def check_path(model: type[Model], path: str, policy: DescriptionPolicy) -> None:
-    """See that a path names what the model has, and nothing that the policy keeps to itself.
+def check_path(model: type[Model], path: str, allows: Allows) -> None:
+    """See that a path names what the model has, and asks about no rows but those that are allowed.
 
     Raises:
         ArgumentsRefusedError: `ARGUMENTS_MISMATCH`.
@@ -138,7 +142,9 @@ def check_path(model: type[Model], path: str, policy: DescriptionPolicy) -> None
             field = find_field(place, name)
             if field.name in PRIVATE_FIELDS:
                 raise refused("a field that may not be asked about")
-            place = target_of(field, policy) if field.is_relation else field
+            # A foreign key at the end is a column of the table at hand, and tells nothing of the other.
+            is_left = field.is_relation and (names or not field.concrete or field.many_to_many)
+            place = target_of(field, allows) if is_left else field
             hops += bool(names) and field.is_relation and not is_parent_link(field)
             if hops > 2 * MAX_RELATED_DEPTH:  # A relation of many to many is two.
                 raise refused("a path over too many relations")
@@ -159,13 +165,13 @@ def find_field(model: type[Model], name: str) -> Any:
         raise refused("a field that the model does not have") from None
 
 
-def target_of(field: Any, policy: DescriptionPolicy) -> type[Model]:
+def target_of(field: Any, allows: Allows) -> type[Model]:
     """The model that a relation leads to."""
     infos = getattr(field, "path_infos", None)
     if not infos:
         raise refused("a relation that cannot be asked about")
     model: type[Model] = infos[-1].to_opts.model
-    if not (model._meta.auto_created or is_parent_link(field) or policy.allows(model)):
+    if not (model._meta.auto_created or is_parent_link(field) or allows(model)):
         raise refused("rows that may not be asked about")
     return model
 

@@ -117,6 +117,28 @@ def test_policy_names_the_models() -> None:
         describe_queryset(BOOKS.all(), DescriptionPolicy(frozenset()))
 
 
+def test_foreign_key_and_what_is_loaded_with_a_row_tell_nothing_of_the_other_model() -> None:
+    only_books = DescriptionPolicy(frozenset({"library.book"}))
+    for allowed in (
+        BOOKS.filter(author=1),
+        BOOKS.exclude(author__isnull=True),
+        BOOKS.filter(pages=F("author_id")),
+        BOOKS.select_related("author__publisher"),
+        BOOKS.prefetch_related("topics", "reviews__reviewer"),
+        BOOKS.only("author__name").select_related("author"),
+    ):
+        assert describe_queryset(allowed, only_books).label == "library.book"
+    for refused in (
+        BOOKS.filter(author__name="a"),
+        BOOKS.filter(author__publisher=1),
+        BOOKS.filter(topics=1),
+        BOOKS.filter(reviews__isnull=True),
+        BOOKS.filter(pages=F("author__age")),
+    ):
+        with pytest.raises(UnsupportedQuerySetError, match="may not be asked about"):
+            describe_queryset(refused, only_books)
+
+
 def test_private_apps_need_their_names() -> None:
     private = Description(label="library.book", using="default")
     assert build_queryset(private, POLICY).model is Book
@@ -213,7 +235,7 @@ def test_descriptions_are_limited() -> None:
         ["library.book", "default", [], 0, [], [], [], []],
         ["library.book", "default", [], False, [5], [], [], []],
         ["library.book", "default", [], False, ["x"] * 1000, [], [], []],
-        ["library.book", None, [], False, [], [], [], []],
+        ["library.book", 5, [], False, [], [], [], []],
     ],
 )
 def test_other_trees_are_no_descriptions(tree: object) -> None:
