@@ -2,14 +2,11 @@
 
 import inspect
 import logging
-import random
-import time
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import timedelta
-from math import inf
-from typing import Final, TypeAlias, final
+from typing import Final, final
 
 from safedefer.core.control import Drop
 from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
@@ -17,40 +14,18 @@ from safedefer.core.iteration.decisions import Decision
 from safedefer.core.iteration.ids import item_digest
 from safedefer.core.iteration.items import Item, announce_item, fail_item, fail_page, judge_item
 from safedefer.core.iteration.plan import SliceCall
-from safedefer.core.iteration.rows import parse_run, parse_shard, run_key, shard_key
-from safedefer.core.iteration.slices import (
-    NO_WORK,
-    checkpoint,
-    claim_shard,
-    end_slice,
-    finish_shard,
-    is_careful,
-    is_made,
-    is_stopping,
-    keep_lease,
-    page_size,
-)
-from safedefer.core.iteration.state import Run, Shard
-from safedefer.core.limits import CHECKPOINT_INTERVAL, CLOCK_SKEW, LEASE_RESERVE, MAX_CALL_ROWS, SLOW_CALL
+from safedefer.core.iteration.slices import is_careful, page_size
+from safedefer.core.iteration.state import Run
+from safedefer.core.limits import CHECKPOINT_INTERVAL, MAX_CALL_ROWS, SLOW_CALL
 from safedefer.core.ports import WalkedPage
-from safedefer.core.records import Record, RecordKey
-from safedefer.errors import FunctionFailedError, RecordConflictError, StoreUnavailableError
+from safedefer.errors import FunctionFailedError, StoreUnavailableError
 from safedefer.flow.calling import call_verified_for_each
 from safedefer.flow.current import walking
-from safedefer.flow.iteration_walk import Commands, Outcome, check_plan, decode_tree, find_walk
+from safedefer.flow.iteration_lease import HeldShard
+from safedefer.flow.iteration_walk import Commands, Outcome, decode_tree, find_walk
 from safedefer.flow.runtime import Runtime
 
-Rule: TypeAlias = Callable[[Run, Shard], Decision]
-
 logger: Final = logging.getLogger("safedefer.iteration")
-_TRIES: Final = 4
-_FINISHES: Final = 4
-_SECONDS_AT_RUN: Final = 0.1
-"""Datastore takes some ten writes a second of one entity."""
-
-_MOST_WAITED: Final = 2.0
-"""Seconds, between two tries; all of it fits into the reserve of a slice."""
-
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
 
 
@@ -60,15 +35,13 @@ class Slice:
 
     def __init__(self, runtime: Runtime, call: SliceCall, run: Run) -> None:
         self._runtime = runtime
-        self._call = call
-        self._run = run
+        self._shard_index = call.shard
         self._walk = find_walk(runtime, run)
-        self._shard = Shard(run_id=run.id, index=call.shard, key_range=b"", heartbeat=0, batch_size=1)
+        self._held = HeldShard(runtime, call, run, deadline_seconds=self._walk.claims.deadline_seconds)
         self._arguments = decode_tree(
             runtime, self._walk.callback.parameters.without_first(), self._walk.plan.arguments
         )
         self._using = self._alias()
-        self._done = NO_WORK
         self._rows = 0
         self._slowest_ms = 0
         self._last_seconds = 0.0
@@ -81,20 +54,21 @@ class Slice:
         self._called: object = None
         self._unreadable: Exception | None = None
         self._is_coroutine = inspect.iscoroutinefunction(self._walk.callback.function)
-        self._started = self._saved = runtime.clock.time()
+        self._started = runtime.clock.time()
         deadline = timedelta(seconds=self._walk.claims.deadline_seconds)
         self._budget = make_budget(deadline, limit=runtime.slice_limit)
 
     def work(self) -> Outcome:
         """Claim the shard and walk it; what is to be done then."""
-        commands = self._claim()
-        token = walking.set(self._call.shard)
+        commands = self._held.claim()
+        self._slowest_ms = self._held.shard.slowest_ms
+        token = walking.set(self._shard_index)
         try:
             while not commands:
                 commands = self._page()
         finally:
             walking.reset(token)
-        return Outcome(commands=commands, walk=self._walk, run=self._run)
+        return Outcome(commands=commands, walk=self._walk, run=self._held.run)
 
     def _alias(self) -> str | None:
         """The database of the transactions that checkpoints are part of; None where they are not."""
@@ -109,70 +83,33 @@ class Slice:
     def _now(self) -> float:
         return self._runtime.clock.time()
 
-    def _read(self) -> Shard | None:
-        key = shard_key(self._run.id, self._call.shard)
-        found = self._read_run(key).get(key)
-        return None if found is None else parse_shard(found)
-
-    def _read_run(self, *others: RecordKey) -> Mapping[RecordKey, Record]:
-        key = run_key(self._run.id)
-        found = self._runtime.records.get([key, *others])
-        if key not in found:
-            raise StoreUnavailableError("the record of an iteration was removed while it ran")
-        self._run = parse_run(found[key])
-        check_plan(self._run, self._call.plan_sha256)
-        return found
-
-    def _claim(self) -> Commands:
-        reserve = int((LEASE_RESERVE + CLOCK_SKEW).total_seconds())
-        for _ in range(_TRIES):
-            decision = claim_shard(
-                self._run,
-                self._read(),
-                index=self._call.shard,
-                seq=self._call.seq,
-                now=self._now,
-                lease_seconds=self._walk.claims.deadline_seconds + reserve,
-            )
-            if decision.commands:
-                return decision.commands
-            try:
-                self._runtime.records.commit(decision.changes)
-            except RecordConflictError:
-                continue
-            if decision.shard is not None:
-                self._shard = decision.shard
-                self._slowest_ms = decision.shard.slowest_ms
-            return ()
-        raise StoreUnavailableError("others were always first to claim a shard")
-
     def _page(self) -> Commands:
         """One page of rows; no commands means that there is another."""
         if not self._has_time():
-            return self._end()
+            return self._held.end()
         begun = self._now
         page = self._runtime.querysets.read_page(
             self._walk.queryset,
             self._walk.plan.order_field,
-            self._shard.key_range,
-            self._shard.cursor,
-            page_size(self._shard),
+            self._held.shard.key_range,
+            self._held.shard.cursor,
+            page_size(self._held.shard),
         )
         read, self._given = self._now, 0
         if commands := self._go_through(page):
             return commands
         if page.ends(self._given):
-            return self._finish()
-        if not is_careful(self._shard):
+            return self._held.finish()
+        if not is_careful(self._held.shard):
             batch = adapt_batch(
-                self._shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
+                self._held.shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
             )
             most = MAX_CALL_ROWS if self._walk.callback.batch else batch
-            self._done = replace(self._done, batch_size=min(batch, most))
-        return self._save()
+            self._held.done = replace(self._held.done, batch_size=min(batch, most))
+        return self._held.save()
 
     def _go_through(self, page: WalkedPage) -> Commands:
-        if is_careful(self._shard):
+        if is_careful(self._held.shard):
             return self._go_carefully(page)
         if self._walk.callback.batch:
             return self._go_together(page)
@@ -182,11 +119,11 @@ class Slice:
         self._is_read = False
         while not self._is_read:
             if not self._has_time():
-                return self._end()
+                return self._held.end()
             go_on = self._go_on if self._using is None else self._go_on_in_a_transaction
             if commands := go_on(page):
                 return commands
-            if self._now - self._saved >= _INTERVAL and (commands := self._save()):
+            if self._now - self._held.saved >= _INTERVAL and (commands := self._held.save()):
                 return commands
         return ()
 
@@ -200,8 +137,8 @@ class Slice:
         self._given = 1
         if self._judge(item) is not None:
             # Only here attempts may be spent before the call: workers were stopped in it.
-            return self._write(lambda _, __: _given_up(self._judge(item)))
-        self._write(lambda _, shard: announce_item(shard, self._done, item.digest, now=self._now))
+            return self._held.write(lambda _, __: _given_up(self._judge(item)))
+        self._held.write(lambda _, shard: announce_item(shard, self._held.done, item.digest, now=self._now))
         began = self._now
         first = [row] if self._walk.callback.batch else row
         with self._transaction():
@@ -220,7 +157,7 @@ class Slice:
         if not rows:
             return ()
         if not self._has_time():
-            return self._end()
+            return self._held.end()
         first, last = page.key_of(rows[0]), self._item(page, page.key_of(rows[-1]))
         self._given, began = len(rows), self._now
         with self._transaction():
@@ -230,7 +167,8 @@ class Slice:
             if failure is not None and not _is_drop(failure):
                 if self._given == 1:
                     return self._fail(last)
-                return self._write(lambda _, shard: fail_page(shard, self._done, rows=self._given, now=self._now))
+                held, rows_given = self._held, self._given
+                return held.write(lambda _, shard: fail_page(shard, held.done, rows=rows_given, now=self._now))
             self._account(last.cursor, self._given, calls=1)
             self._keep_with_writes()
         return ()
@@ -238,15 +176,15 @@ class Slice:
     def _go_on_in_a_transaction(self, page: WalkedPage) -> Commands:
         """The same until a checkpoint is due, which is committed together with what the calls have written."""
         with self._transaction():
-            while not self._is_read and self._has_time() and self._now - self._saved < _INTERVAL:
+            while not self._is_read and self._has_time() and self._now - self._held.saved < _INTERVAL:
                 if commands := self._go_on(page):
                     return commands
             self._keep_with_writes()
-        return self._save()
+        return self._held.save()
 
     def _keep_with_writes(self) -> None:
-        if self._using is not None and self._done.cursor is not None:
-            self._write(lambda _, shard: checkpoint(shard, self._done, now=self._now))
+        if self._using is not None:
+            self._held.keep()
 
     def _transaction(self) -> AbstractContextManager[None]:
         return nullcontext() if self._using is None else self._runtime.commits.atomic(self._using)
@@ -274,7 +212,7 @@ class Slice:
     def _rows_of(self, page: WalkedPage) -> Generator[object]:
         """The rows to call for: what is done for every row is done here, and by whoever calls."""
         clock, key_of = self._runtime.clock.time, page.key_of
-        stop = min(self._saved + _INTERVAL, self._started + self._budget.last_start(self._slowest_ms))
+        stop = min(self._held.saved + _INTERVAL, self._started + self._budget.last_start(self._slowest_ms))
         if self._using is not None:
             stop = 0.0  # Each call has a savepoint of its own.
         given, finished, called = self._given, self._finished, self._finished
@@ -311,8 +249,8 @@ class Slice:
         """Count rows that were finished."""
         self._rows += count
         self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=calls)
-        self._done = replace(
-            self._done, cursor=cursor, processed=self._done.processed + count, slowest_ms=self._slowest_ms
+        self._held.done = replace(
+            self._held.done, cursor=cursor, processed=self._held.done.processed + count, slowest_ms=self._slowest_ms
         )
 
     def _warn_if_slow(self, page: WalkedPage, key: object) -> None:
@@ -323,76 +261,28 @@ class Slice:
         logger.warning(
             "iteration %s: in shard %d the call that began at the row with primary key %r took %d s; "
             "calls that take less than %d s can be ended and resumed in time",
-            self._run.id.hex(),
-            self._call.shard,
+            self._held.run.id.hex(),
+            self._shard_index,
             page.pk_of(key),
             self._last_seconds,
             SLOW_CALL.total_seconds(),
         )
 
     def _judge(self, item: Item) -> Decision | None:
-        return judge_item(self._run, self._shard, self._done, item, self._walk.plan.policy, now=self._now)
+        held = self._held
+        return judge_item(held.run, held.shard, held.done, item, self._walk.plan.policy, now=self._now)
 
     def _fail(self, item: Item) -> Commands:
         policy = self._walk.plan.policy
-        return self._write(lambda run, shard: fail_item(run, shard, self._done, item, policy, now=self._now))
+        return self._held.write(lambda run, shard: fail_item(run, shard, self._held.done, item, policy, now=self._now))
 
     def _item(self, page: WalkedPage, key: object) -> Item:
         cursor = page.cursor_at(key)
-        return Item(digest=item_digest(self._run.id, cursor), cursor=cursor)
+        return Item(digest=item_digest(self._held.run.id, cursor), cursor=cursor)
 
     def _has_time(self) -> bool:
         elapsed = self._now - self._started
         return self._budget.has_time(elapsed_seconds=elapsed, slowest_ms=self._slowest_ms, rows=self._rows)
-
-    def _save(self) -> Commands:
-        """A checkpoint; the slice ends where its run is stopping."""
-        if self._done.cursor is not None:
-            self._write(lambda _, shard: checkpoint(shard, self._done, now=self._now))
-        self._read_run()
-        return self._end() if is_stopping(self._run) else ()
-
-    def _end(self) -> Commands:
-        return self._write(lambda _, shard: end_slice(shard, self._done, now=self._now))
-
-    def _finish(self) -> Commands:
-        """The end of the shard, in its run's row, which is every shard's.
-
-        Where many end at once, they come back apart, the further the more of them are left. Who does not get at the row
-        keeps what was done in the shard's own row, and leaves the rest to a next slice, which finds no row to walk.
-        """
-        for left in reversed(range(_FINISHES)):
-            with suppress(StoreUnavailableError):
-                return self._write(lambda run, shard: finish_shard(run, shard, self._done, now=self._now), tries=1)
-            if left:
-                time.sleep(self._turn(_MOST_WAITED))
-                with suppress(StoreUnavailableError):
-                    self._shard = keep_lease(self._shard, self._read())
-        later = int(self._now + self._turn())
-        return self._write(lambda _, shard: end_slice(shard, self._done, now=self._now, not_before=later))
-
-    def _turn(self, most: float = inf) -> float:
-        """Seconds to wait, so that each open shard might have its own time at the row of the run."""
-        return random.uniform(0, min(most, len(self._run.open) * _SECONDS_AT_RUN))  # noqa: S311  # No secret.
-
-    def _write(self, rule: Rule, tries: int = _TRIES) -> Commands:
-        """Write under the lease, on top of whatever was written beside it."""
-        for _ in range(tries):
-            decision = rule(self._run, self._shard)
-            try:
-                self._runtime.records.commit(decision.changes)
-            except (RecordConflictError, StoreUnavailableError):
-                stored = self._read()
-                if not is_made(decision, stored):
-                    self._shard = keep_lease(self._shard, stored)
-                    continue
-                self._shard = stored or self._shard
-            else:
-                self._shard = decision.shard or self._shard
-                self._run = decision.run or self._run
-            self._saved, self._done = self._now, NO_WORK
-            return decision.commands
-        raise StoreUnavailableError("others were always first to change a shard")
 
 
 def _is_drop(failure: FunctionFailedError) -> bool:

@@ -91,7 +91,9 @@ def test_function_that_asks_for_later_runs_again_as_a_new_task(site: Site) -> No
     defer(tasks.again, "x")
     site.run_tasks()
     assert site.traces() == ["again x 1 0", "again x 2 0"]
-    assert [event.reason for event in site.dispatches()] == [Reason.POSTPONED, Reason.EXECUTED]
+    # The new task may have run before the old one's dispatch has told its end.
+    assert {event.reason for event in site.dispatches()} == {Reason.POSTPONED, Reason.EXECUTED}
+    assert len(site.dispatches()) == 2
 
 
 def test_function_that_drops_its_task_leaves_no_letter(site: Site) -> None:
