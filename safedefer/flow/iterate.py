@@ -30,7 +30,16 @@ from safedefer.errors import (
 from safedefer.flow.calling import call_function, within
 from safedefer.flow.current import CurrentTask
 from safedefer.flow.iteration_slice import Slice
-from safedefer.flow.iteration_walk import Outcome, Walk, check_plan, decode_tree, find_walk, open_walk, read_run
+from safedefer.flow.iteration_walk import (
+    Outcome,
+    Walk,
+    check_plan,
+    decode_tree,
+    find_walk,
+    open_queryset,
+    open_walk,
+    read_run,
+)
 from safedefer.flow.runtime import Runtime
 
 logger: Final = logging.getLogger("safedefer.iteration")
@@ -80,12 +89,12 @@ def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
 
 
 def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
-    plan = walk.plan
+    plan, queryset = walk.plan, open_queryset(runtime, walk)
     decision = plan_run(
         walk.claims.task_id,
         envelope,
-        _cut(runtime, walk) if plan.key_ranges is None else plan.key_ranges,
-        estimated_total=runtime.querysets.estimate(walk.queryset),
+        _cut(runtime, walk, queryset) if plan.key_ranges is None else plan.key_ranges,
+        estimated_total=runtime.querysets.estimate(queryset),
         now=runtime.clock.time(),
     )
     if _was_finalized(runtime, walk.claims):
@@ -97,9 +106,9 @@ def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     return Outcome(commands=decision.commands, walk=walk, run=run)
 
 
-def _cut(runtime: Runtime, walk: Walk) -> Sequence[bytes]:
+def _cut(runtime: Runtime, walk: Walk, queryset: object) -> Sequence[bytes]:
     try:
-        return runtime.querysets.cut(walk.queryset, walk.plan.order_field, walk.plan.shards, None)
+        return runtime.querysets.cut(queryset, walk.plan.order_field, walk.plan.shards, None)
     except InvalidKeyRangesError as error:
         # The rows or the code are no longer what they were at the call: the application's failure, which can be mended.
         logger.warning("iteration %s cannot be planned: %s", walk.claims.task_id.hex(), error)

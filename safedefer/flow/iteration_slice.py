@@ -22,7 +22,7 @@ from safedefer.errors import FunctionFailedError, StoreUnavailableError
 from safedefer.flow.calling import call_verified_for_each
 from safedefer.flow.current import walking
 from safedefer.flow.iteration_lease import HeldShard
-from safedefer.flow.iteration_walk import Commands, Outcome, decode_tree, find_walk
+from safedefer.flow.iteration_walk import Commands, Outcome, decode_tree, find_walk, open_queryset
 from safedefer.flow.runtime import Runtime
 
 logger: Final = logging.getLogger("safedefer.iteration")
@@ -41,6 +41,7 @@ class Slice:
         self._arguments = decode_tree(
             runtime, self._walk.callback.parameters.without_first(), self._walk.plan.arguments
         )
+        self._queryset = open_queryset(runtime, self._walk)
         self._using = self._alias()
         self._rows = 0
         self._slowest_ms = 0
@@ -74,7 +75,7 @@ class Slice:
         """The database of the transactions that checkpoints are part of; None where they are not."""
         if not self._walk.plan.atomic:
             return None
-        using = self._runtime.querysets.alias_of(self._walk.queryset)
+        using = self._runtime.querysets.alias_of(self._queryset)
         if using != self._runtime.records_using:
             raise StoreUnavailableError("the records of an iteration are not in the database of its rows any more")
         return using
@@ -89,7 +90,7 @@ class Slice:
             return self._held.end()
         begun = self._now
         page = self._runtime.querysets.read_page(
-            self._walk.queryset,
+            self._queryset,
             self._walk.plan.order_field,
             self._held.shard.key_range,
             self._held.shard.cursor,

@@ -31,14 +31,12 @@ class Walk:
 
     Attributes:
         body: The body of the plan: the proof that it was verified.
-        queryset: What is walked.
     """
 
     body: VerifiedBody
     plan: Plan
     callback: RegisteredFunction
     finalize: RegisteredFunction
-    queryset: object
 
     @property
     def claims(self) -> Claims:
@@ -63,30 +61,37 @@ class Outcome:
 
 
 def open_walk(runtime: Runtime, body: VerifiedBody) -> Walk:
-    """Find what a verified plan names.
+    """Find whom a verified plan names.
 
     Raises:
         RejectedError: A function is unknown here, or the plan cannot be read.
+    """
+    plan = parse_plan(body.data)
+    return Walk(
+        body=body,
+        plan=plan,
+        callback=runtime.registry.find(plan.callback.name, plan.callback.version),
+        finalize=runtime.registry.find(plan.finalize.name, plan.finalize.version),
+    )
+
+
+def open_queryset(runtime: Runtime, walk: Walk) -> object:
+    """Make what a verified plan has walked.
+
+    Raises:
+        RejectedError: The plan names no rows, or others than its callback takes.
         UnavailableError: A row that the queryset is made from could not be loaded.
         FunctionFailedError: A queryset function raised.
     """
-    plan = parse_plan(body.data)
-    callback = runtime.registry.find(plan.callback.name, plan.callback.version)
     try:
-        queryset = _open_source(runtime, plan, body)
-        fits = callback.parameters.takes_rows_of(runtime.querysets.model_of(queryset))
+        queryset = _open_source(runtime, walk.plan, walk.body)
+        fits = walk.callback.parameters.takes_rows_of(runtime.querysets.model_of(queryset))
     except UnsupportedQuerySetError:
         raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "a queryset function gave no queryset") from None
     if not fits:
         # Who has a key could have rows of one model called for as those of another.
         raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, "the callback does not take rows of this model")
-    return Walk(
-        body=body,
-        plan=plan,
-        callback=callback,
-        finalize=runtime.registry.find(plan.finalize.name, plan.finalize.version),
-        queryset=queryset,
-    )
+    return queryset
 
 
 def _open_source(runtime: Runtime, plan: Plan, body: VerifiedBody) -> object:

@@ -114,6 +114,19 @@ def test_queryset_function_that_raises_is_tried_again_until_it_is_mended(site: S
     assert finalized(site) == 1
 
 
+def test_finalize_needs_no_queryset(site: Site) -> None:
+    populate(3)
+    site.pause()
+    begin(tasks.customers_named.bind("c000"), _shards=1)
+    for _ in range(2):
+        task = site.tasks()[0]
+        assert site.post(task.http_request.body).status == 204
+        delete(site, task.name)
+    tasks.broken.add("c000")
+    run_by_hand(site)
+    assert finalized(site) == 1
+
+
 @pytest.mark.parametrize("using", ["default", "postgres"])
 def test_queryset_with_filters_travels_as_its_description(site: Site, using: str) -> None:
     populate(40, using)
