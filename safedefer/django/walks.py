@@ -46,7 +46,7 @@ class DjangoQuerySets:
         rows = _queryset(queryset)
         # `db` would be the one to read from.
         named: str | None = getattr(rows, "_db", None)
-        return named or router.db_for_write(rows.model)
+        return named or router.db_for_write(rows.model, **getattr(rows, "_hints", {}))
 
     def check(self, queryset: object, order_field: str) -> None:
         """See that a queryset can be walked along a field."""

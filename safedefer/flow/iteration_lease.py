@@ -21,7 +21,7 @@ from safedefer.core.iteration.slices import (
     is_stopping,
     keep_lease,
 )
-from safedefer.core.iteration.state import Run, Shard
+from safedefer.core.iteration.state import Run, Shard, ShardState
 from safedefer.core.limits import CLOCK_SKEW, LEASE_RESERVE
 from safedefer.core.records import Record, RecordKey
 from safedefer.errors import RecordConflictError, StoreUnavailableError
@@ -84,9 +84,12 @@ class HeldShard:
             StoreUnavailableError: The store did not answer, or others were always first.
         """
         for _ in range(_TRIES):
+            shard = self._read()
+            if shard is not None and shard.state is ShardState.DONE and shard.index in self.run.open:
+                continue  # The run was read before the shard: both are written at once.
             decision = claim_shard(
                 self.run,
-                self._read(),
+                shard,
                 index=self._call.shard,
                 seq=self._call.seq,
                 now=self._now,

@@ -81,7 +81,7 @@ class Description:
 
     Attributes:
         label: `app_label.model_name` in lower case.
-        using: The alias of the database; None where the project's routers choose it.
+        using: The alias of the database.
         filters: One for each call of `filter()`: conditions on a relation to many meet in one row within a call only.
         distinct: Whether rows that joins repeat are wanted once.
         only: Names of the only fields that are loaded.
@@ -91,7 +91,7 @@ class Description:
     """
 
     label: str
-    using: str | None
+    using: str
     filters: tuple[Conditions, ...] = ()
     distinct: bool = False
     only: tuple[str, ...] = ()
@@ -127,7 +127,7 @@ def parse_description(tree: object) -> Description:
     if not isinstance(tree, list) or len(tree) != 8:  # noqa: PLR2004  # The attributes of `Description`.
         raise WireError("not the description of a queryset")
     label, using, filters, distinct, *names = tree
-    if not isinstance(label, str) or not isinstance(using, str | None) or not isinstance(distinct, bool):
+    if not isinstance(label, str) or not isinstance(using, str) or not isinstance(distinct, bool):
         raise WireError("not the description of a queryset")
     if not isinstance(filters, list):
         raise WireError("not the description of a queryset")

@@ -41,7 +41,7 @@ def build_queryset(description: Description, policy: DescriptionPolicy) -> Query
         ArgumentsRefusedError: `ARGUMENTS_MISMATCH`: no such model, alias or field, or rows that may not be asked about.
     """
     model = _find_model(description.label)
-    if not policy.allows(model) or not (description.using is None or description.using in connections):
+    if not policy.allows(model) or description.using not in connections:
         raise refused("rows that may not be walked")
     rows: QuerySet[Any] = QuerySet(model, using=description.using)
     try:

@@ -17,12 +17,19 @@ from safedefer.django.descriptions.build import build_queryset
 from safedefer.django.descriptions.paths import REFUSED, UndescribedError
 from safedefer.django.descriptions.policy import DescriptionPolicy
 from safedefer.django.descriptions.where import WhereWalk
+from safedefer.django.surroundings import DjangoSurroundings
 from safedefer.errors import ArgumentsRefusedError, UnsupportedQuerySetError
 
 _ADVICE: Final = (
     "write a module-level function that returns it, put @deferrable_queryset over it, and give function.bind(...)"
 )
 _NOTHING: Final = ("nothing", ())
+_USED: Final = "safedefer_t"
+_UNUSED: Final = "safedefer_u"
+"""Beginnings of names that no table has."""
+
+_PYTHONS_OWN: Final = ("_fetch_all", "__iter__", "iterator", "_clone", "_chain", "order_by", "__getitem__")
+"""A queryset class that changes one of them gives other rows than its SQL does."""
 
 
 def describe_queryset(queryset: QuerySet[Any], policy: DescriptionPolicy) -> Description:
@@ -49,6 +56,9 @@ def _check_kind(queryset: QuerySet[Any]) -> None:
     query: Any = queryset.query
     plain: Any = QuerySet(queryset.model)
     features = {
+        "a queryset class of its own ways": any(
+            getattr(type(queryset), name) is not getattr(QuerySet, name) for name in _PYTHONS_OWN
+        ),
         "values(), values_list() or dates()": query.values_select or queryset._iterable_class is not ModelIterable,
         "annotate(), alias() or an aggregate": query.annotations or query.group_by is not None,
         "extra()": query.extra or query.extra_tables,
@@ -71,7 +81,7 @@ def _describe(queryset: QuerySet[Any], policy: DescriptionPolicy) -> Description
     names, are_deferred = query.deferred_loading
     description = Description(
         label=queryset.model._meta.label_lower,
-        using=getattr(queryset, "_db", None),
+        using=queryset.db,
         distinct=query.distinct,
         only=() if are_deferred else tuple(sorted(names)),
         deferred=tuple(sorted(names)) if are_deferred else (),
@@ -87,8 +97,13 @@ def _describe(queryset: QuerySet[Any], policy: DescriptionPolicy) -> Description
         except ArgumentsRefusedError as refusal:
             problem = refusal.detail.removeprefix(REFUSED)
             continue
-        if _compile(rebuilt) == wanted:
+        surroundings = DjangoSurroundings()
+        with surroundings.restored(surroundings.capture()):
+            arrived = _compile(rebuilt)
+        if arrived == wanted:
             return found
+        if _compile(rebuilt) == wanted:
+            problem = "the active time zone, which has no name in the IANA database"
     raise UndescribedError(problem)
 
 
@@ -125,12 +140,13 @@ def _compile(queryset: QuerySet[Any]) -> tuple[str, Sequence[object]]:
     """
     query: Any = queryset.order_by().query
     query.get_compiler(using=queryset.db).setup_query()  # Joins the tables of its columns.
-    query = query.clone()  # Which forgets the name of the first table.
+    query = query.clone()  # Which forgets the name of the first table, and shares the lists of names.
+    query.table_map = {table: [*aliases] for table, aliases in query.table_map.items()}
     _flatten_node(query.where)
     # Joins that were not needed in the end are still there, and took names.
     numbers = {True: count(), False: count()}
     used = {alias: bool(query.alias_refcount[alias]) for alias in query.alias_map}
-    query.change_aliases({alias: f"{'t' if use else 'unused'}{next(numbers[use])}" for alias, use in used.items()})
+    query.change_aliases({alias: f"{_USED if use else _UNUSED}{next(numbers[use])}" for alias, use in used.items()})
     try:
         sql, parameters = query.get_compiler(using=queryset.db).as_sql()
     except EmptyResultSet:
@@ -151,11 +167,15 @@ def _flatten_node(node: Any) -> None:
         is_same = child.connector == node.connector and node.connector in {"AND", "OR"}
         if not child.negated and (is_same or len(child.children) == 1):
             children.extend(child.children)
-        elif child.children:
-            children.append(child)
+        elif child.children or node.connector != "AND" or node.negated:
+            children.append(child)  # An empty one is true: that changes an OR, and what is negated.
     node.children = children
 
 
 def _exact(value: object) -> tuple[type, str]:
+    if isinstance(value, memoryview):
+        return type(value), repr(bytes(value))
     inner = getattr(value, "obj", value)  # Drivers wrap JSON, and shorten it where they print it.
-    return type(value), repr(bytes(inner) if isinstance(inner, memoryview) else inner)
+    if type(inner).__repr__ is object.__repr__:
+        raise UndescribedError(f"a value of type {type(inner).__qualname__}")
+    return type(value), repr(inner)

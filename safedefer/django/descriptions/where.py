@@ -94,6 +94,8 @@ class WhereWalk:
                 parts.extend(part.parts)
             elif part is not None:
                 parts.append(part)
+            elif node.connector != "AND" or node.negated:
+                raise UndescribedError("an empty condition within another")
         if not parts:
             return None
         if not node.negated:

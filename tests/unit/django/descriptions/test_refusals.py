@@ -235,7 +235,7 @@ def test_descriptions_are_limited() -> None:
         ["library.book", "default", [], 0, [], [], [], []],
         ["library.book", "default", [], False, [5], [], [], []],
         ["library.book", "default", [], False, ["x"] * 1000, [], [], []],
-        ["library.book", 5, [], False, [], [], [], []],
+        ["library.book", None, [], False, [], [], [], []],
     ],
 )
 def test_other_trees_are_no_descriptions(tree: object) -> None:
