@@ -11,6 +11,7 @@ from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections
 from django.db.models import Field, Model, QuerySet
 
+from safedefer.core.iteration.description import PRIVATE_FIELDS
 from safedefer.errors import InvalidKeyRangesError
 
 _KEY_TYPES: Final[dict[str, type]] = {
@@ -85,6 +86,8 @@ def resolve_order_field(queryset: QuerySet[Any], name: str = "pk") -> OrderField
     _check_queryset(queryset)
     meta = queryset.model._meta
     label = f"{meta.object_name}.{name}"
+    if name in PRIVATE_FIELDS:
+        raise InvalidKeyRangesError(f"{label} orders no walk: its key ranges would tell of its values")
     if len(meta.pk_fields) > 1:
         raise InvalidKeyRangesError(f"{meta.object_name} has a composite primary key, along which no walk is possible")
     field = meta.pk if name == "pk" else _find_field(queryset.model, name, label)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
-from django.db import DatabaseError, InterfaceError, router
+from django.db import DatabaseError, InterfaceError, OperationalError, router
 from django.db.models import QuerySet
 
 from safedefer.core.iteration.description import Description
@@ -18,7 +18,7 @@ from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.django.order_field import resolve_order_field
 from safedefer.django.pages import place_of, read_page
 from safedefer.django.positions import decode_cursor, decode_key_range, encode_cursor, encode_key_range
-from safedefer.errors import StoreUnavailableError, UnsupportedQuerySetError
+from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
 
 
 @final
@@ -101,5 +101,9 @@ def _queryset(value: object) -> QuerySet[Any]:
 def _answering() -> Iterator[None]:
     try:
         yield
-    except (DatabaseError, InterfaceError) as error:
+    except (OperationalError, InterfaceError) as error:
         raise RowsUnavailableError("the rows of an iteration could not be read") from error
+    except (DatabaseError, OverflowError) as error:
+        # It would say the same tomorrow, and is no outage: a value that it does not take, for instance.
+        problem = f"rows that the database refuses to give ({type(error).__name__})"
+        raise ArgumentsRefusedError(Reason.ARGUMENTS_MISMATCH, problem) from None

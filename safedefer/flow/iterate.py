@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 from safedefer.core.claims import Claims, TaskType
+from safedefer.core.control import Drop
 from safedefer.core.iteration.ids import finalize_task_id
 from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import SliceCall, parse_finalize, parse_slice
@@ -134,7 +135,11 @@ def _finalize(runtime: Runtime, run_id: TaskId, digest: bytes, task: CurrentTask
     if started.commands:
         return Outcome(commands=started.commands, walk=walk, run=run)
     arguments = decode_tree(runtime, walk.finalize.parameters, walk.plan.arguments)
-    call_function(runtime, walk.finalize, walk.body, arguments, task)
+    try:
+        call_function(runtime, walk.finalize, walk.body, arguments, task)
+    except FunctionFailedError as failure:
+        if not isinstance(failure.__cause__, Drop):
+            raise
     for _ in range(_TRIES):
         run = read_run(runtime, run_id)
         if run is None:

@@ -117,9 +117,9 @@ class HeldShard:
         self._read_run()
         return self.end() if is_stopping(self.run) else ()
 
-    def end(self) -> Commands:
+    def end(self, not_before: int = 0) -> Commands:
         """Keep what was done, and leave the rest to the next slice."""
-        return self.write(lambda _, shard: end_slice(shard, self.done, now=self._now))
+        return self.write(lambda _, shard: end_slice(shard, self.done, now=self._now, not_before=not_before))
 
     def finish(self) -> Commands:
         """The end of the shard, in its run's row, which is every shard's.
@@ -134,8 +134,7 @@ class HeldShard:
                 time.sleep(self._turn(_MOST_WAITED))
                 with suppress(StoreUnavailableError):
                     self.shard = keep_lease(self.shard, self._read())
-        later = int(self._now + self._turn())
-        return self.write(lambda _, shard: end_slice(shard, self.done, now=self._now, not_before=later))
+        return self.end(not_before=int(self._now + self._turn()))
 
     def _turn(self, most: float = inf) -> float:
         """Seconds to wait, so that each open shard might have its own time at the row of the run."""

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final, final
@@ -16,9 +16,9 @@ from safedefer.core.iteration.items import Item, announce_item, fail_item, fail_
 from safedefer.core.iteration.plan import SliceCall
 from safedefer.core.iteration.slices import is_careful, page_size
 from safedefer.core.iteration.state import Run
-from safedefer.core.limits import CHECKPOINT_INTERVAL, MAX_CALL_ROWS, SLOW_CALL
+from safedefer.core.limits import CHECKPOINT_INTERVAL, MAX_CALL_ROWS, MIN_ITEM_BACKOFF, SLOW_CALL
 from safedefer.core.ports import WalkedPage
-from safedefer.errors import FunctionFailedError, StoreUnavailableError
+from safedefer.errors import FunctionFailedError, LeaseLostError, StoreUnavailableError, UnavailableError
 from safedefer.flow.calling import call_verified_for_each
 from safedefer.flow.current import walking
 from safedefer.flow.iteration_lease import HeldShard
@@ -67,9 +67,24 @@ class Slice:
         try:
             while not commands:
                 commands = self._page()
+        except LeaseLostError:
+            raise
+        except Exception:
+            self._let_go()
+            raise
         finally:
             walking.reset(token)
         return Outcome(commands=commands, walk=self._walk, run=self._held.run)
+
+    def _let_go(self) -> None:
+        """Keep what was done, and release the shard: what has come up is none of its rows', nor is it a crash.
+
+        The next delivery of this task finds the release, and creates the slice that follows. In a transaction what was
+        done is rolled back, so that the lease has to end.
+        """
+        if self._using is None:
+            with suppress(UnavailableError):
+                self._held.end(not_before=int(self._now + MIN_ITEM_BACKOFF.total_seconds()))
 
     def _alias(self) -> str | None:
         """The database of the transactions that checkpoints are part of; None where they are not."""

@@ -28,6 +28,7 @@ from safedefer.errors import (
     InvalidKeyRangesError,
     InvalidOptionError,
     IterationError,
+    LeaseLostError,
     Reason,
     RecordConflictError,
     UnregisteredFunctionError,
@@ -112,6 +113,25 @@ def test_queryset_function_that_raises_is_tried_again_until_it_is_mended(site: S
     run_by_hand(site)
     assert len(visits(site)) == 10
     assert finalized(site) == 1
+
+
+def test_value_that_the_database_does_not_take_is_no_outage(site: Site) -> None:
+    site.pause()
+    begin(Customer.objects.using("postgres").filter(name="a\x00b"))
+    (plan,) = site.tasks()
+    assert site.post(plan.http_request.body).status != 204
+    assert site.dispatches()[-1].reason is Reason.ARGUMENTS_MISMATCH
+
+
+def test_finalize_may_be_dropped(site: Site) -> None:
+    populate(3)
+    iteration = defer_iteration_with_finalize(
+        Customer.objects.all(), tasks.visit, tasks.dropped_end, "hi", _delete_marker=False
+    )
+    site.run_tasks()
+    progress = iteration.progress()
+    assert progress is not None
+    assert progress.state is RunState.DONE
 
 
 def test_finalize_needs_no_queryset(site: Site) -> None:
@@ -307,11 +327,12 @@ def test_failing_row_keeps_what_came_before_it_and_is_tried_later(site: Site) ->
 
 
 class FewPages:
-    """Real querysets of a database that is not there any more after some pages."""
+    """Real querysets, and an error after some pages."""
 
-    def __init__(self, real: Any, pages: int) -> None:
+    def __init__(self, real: Any, pages: int, error: Exception) -> None:
         self.real = real
         self.left = pages
+        self.error = error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
@@ -319,14 +340,15 @@ class FewPages:
     def read_page(self, *args: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise RowsUnavailableError("down")
+            raise self.error
         return self.real.read_page(*args)
 
 
 def test_slice_that_comes_again_before_its_lease_has_ended_waits_and_loses_nothing(site: Site) -> None:
     names = populate(60)
     real = site.runtime.querysets
-    site.use(querysets=FewPages(real, 1))
+    # As of a worker that was stopped: nothing is released.
+    site.use(querysets=FewPages(real, 1, LeaseLostError("gone")))
     begin(Customer.objects.all(), _shards=1)
     site.run_tasks()
     done = visits(site)
@@ -339,6 +361,30 @@ def test_slice_that_comes_again_before_its_lease_has_ended_waits_and_loses_nothi
     site.use(clock=later, ledger=Ledger(site.runtime.records, later))
     assert site.post(task.http_request.body).status == 204
     site.run_tasks()
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_slice_whose_database_is_away_for_a_moment_holds_no_lease_and_repeats_nothing(site: Site) -> None:
+    names = populate(60)
+    real = site.runtime.querysets
+    site.pause()
+    begin(Customer.objects.all(), _shards=1)
+    (plan,) = site.tasks()
+    assert site.post(plan.http_request.body).status == 204
+    delete(site, plan.name)
+    (task,) = site.tasks()
+    site.use(querysets=FewPages(real, 1, RowsUnavailableError("down")))
+    assert site.post(task.http_request.body).status == 503
+    done = visits(site)
+    assert 0 < len(done) < len(names)
+    site.use(querysets=real)
+    # The slice that follows is created at once, for a moment later.
+    assert site.post(task.http_request.body).status == 204
+    later = ManualClock(site.runtime.clock.time() + 60)
+    site.use(clock=later, ledger=Ledger(site.runtime.records, later))
+    delete(site, task.name)
+    run_by_hand(site)
     assert visits(site) == Counter(names)
     assert finalized(site) == 1
 
@@ -719,6 +765,8 @@ def test_row_that_cannot_be_made_is_not_taken_for_a_failure_of_the_callback(site
         reasons = {event.reason for event in site.dispatches()}
         assert Reason.INTERNAL_ERROR in reasons
         assert Reason.FUNCTION_FAILED not in reasons
+        # What came before it is kept, and the shard waits for nobody's lease.
+        assert visits(site) == Counter(["c0000", "c0001", "c0002"])
     finally:
         post_init.disconnect(refuse, sender=Customer)
     progress = iteration.progress()

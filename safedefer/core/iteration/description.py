@@ -39,6 +39,9 @@ LOOKUPS: Final = frozenset(
 )
 """What a condition may ask. Regular expressions are not among them: one can take a database any time it likes."""
 
+PRIVATE_FIELDS: Final = frozenset({"password"})
+"""Fields that no condition may look at, and no key ranges, in any model."""
+
 _MAX_PATH: Final = 500
 _CONNECTORS: Final = frozenset({"AND", "OR", "XOR"})
 

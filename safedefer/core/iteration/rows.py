@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Final
 
 from safedefer.core.iteration.state import ENDED, Run, RunState, Shard, ShardState
-from safedefer.core.limits import ITERATION_AGE, ITERATION_KEPT, MAX_SHARDS
+from safedefer.core.limits import ITERATION_AGE, ITERATION_KEPT, MAX_BATCH_ROWS, MAX_BODY_BYTES, MAX_SHARDS
 from safedefer.core.names import TaskId
 from safedefer.core.records import MAX_RECORD_BYTES, Put, Record, RecordKey, RecordKind
 from safedefer.core.wire import WireError, pack, unpack
@@ -105,7 +105,7 @@ def parse_run(record: Record) -> Run:
             id=_run_id(record.key.id),
             state=RunState(_text(state)),
             plan_sha256=_bytes(sha256, DIGEST_BYTES, DIGEST_BYTES),
-            plan_bytes=_integer(size),
+            plan_bytes=_integer(size, MAX_BODY_BYTES),
             shards=count,
             open=_indexes(still_open, count),
             created_at=_integer(created_at),
@@ -171,7 +171,7 @@ def parse_shard(record: Record) -> Shard:
             crashes=_integer(crashes),
             careful=_integer(careful),
             slowest_ms=slowest_ms,
-            batch_size=batch_size,
+            batch_size=min(batch_size, MAX_BATCH_ROWS),
             version=record.version,
         )
     except ValueError:

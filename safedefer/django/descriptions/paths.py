@@ -10,8 +10,8 @@ from django.db.models.expressions import Col, ColPairs
 from django.db.models.fields.json import KeyTransform
 from django.db.models.sql import Query
 
+from safedefer.core.iteration.description import PRIVATE_FIELDS
 from safedefer.core.limits import MAX_RELATED_DEPTH
-from safedefer.django.descriptions.policy import PRIVATE_FIELDS
 from safedefer.errors import ArgumentsRefusedError, Reason
 
 TRANSFORMS: Final = frozenset(
@@ -159,6 +159,8 @@ def find_field(model: type[Model], name: str) -> Any:
     """A field or relation of a model, by the name that filters know it by."""
     if name == "pk":
         return model._meta.pk
+    if name.endswith("+"):
+        raise refused("a relation that has no name")
     try:
         return model._meta.get_field(name)
     except FieldDoesNotExist:

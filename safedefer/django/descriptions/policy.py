@@ -8,9 +8,6 @@ from django.db.models import Model
 PRIVATE_APPS: Final = frozenset({"auth", "sessions", "admin"})
 """Apps whose rows nobody may ask about by a path, unless they are named; a registered function may."""
 
-PRIVATE_FIELDS: Final = frozenset({"password"})
-"""Fields that no condition may look at, in any model."""
-
 
 @final
 @dataclass(frozen=True, slots=True)
@@ -33,4 +30,7 @@ class DescriptionPolicy:
         app = model._meta.app_label
         if model._meta.label_lower in self.models or f"{app.lower()}.*" in self.models:
             return True
-        return "*" in self.models and app not in PRIVATE_APPS
+        # A proxy and a child have rows, or parts of them, of other apps.
+        behind = [model._meta.concrete_model or model, *model._meta.all_parents]
+        apps = {app, *(other._meta.app_label for other in behind)}
+        return "*" in self.models and not apps & PRIVATE_APPS

@@ -314,6 +314,12 @@ def visit_until_told(customer: Customer, last: str) -> None:
         Iteration(task.parent_id).pause()
 
 
+@deferrable(name="shop.dropped_end")
+def dropped_end(greeting: str, *, loud: bool = False) -> None:
+    """Say that the end is not needed any more."""
+    raise Drop("nobody waits for it")
+
+
 @deferrable(name="shop.all_told")
 def all_told(last: str) -> None:
     """Leave that every row was visited."""

@@ -154,6 +154,8 @@ def _model_of(app: str) -> Any:
     class Meta:
         app_label = app
         label_lower = f"{app}.model"
+        concrete_model = None
+        all_parents = ()
 
     class Fake:
         _meta = Meta
