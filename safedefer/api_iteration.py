@@ -124,7 +124,7 @@ class IterationOptions(TypedDict, total=False):
         order_field: Along which it is walked; the primary key by default.
         _queue: Queue of all its tasks.
         _shards: How many key ranges are walked at once; 1 to 1,000.
-        _delete_marker: Remove its records when it is done; False keeps them for 30 days.
+        _delete_marker: Remove its records when it is done; False keeps them for 90 days.
         _transactional: As in `defer`.
         _using: As in `defer`.
         _deadline: Of one slice of a shard; it ends itself before.

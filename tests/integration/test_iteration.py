@@ -890,6 +890,7 @@ def test_outside_of_an_iteration_there_is_no_shard() -> None:
         ({"key_ranges_getter": "datastore"}, InvalidOptionError, "key_ranges_getter"),
         ({"order_field": "nothing"}, InvalidKeyRangesError, "does not exist"),
         ({"_on_error": "ignore"}, InvalidOptionError, "_on_error"),
+        ({"_on_error": []}, InvalidOptionError, "_on_error"),
         ({"_max_item_attempts": 0}, InvalidOptionError, "_max_item_attempts"),
     ],
 )

@@ -100,7 +100,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_choice(value: object) -> bool:
-    return value in frozenset(OnError)
+    return isinstance(value, str) and value in frozenset(OnError)
 
 
 def _is_batch(value: object) -> bool:

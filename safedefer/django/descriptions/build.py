@@ -1,8 +1,7 @@
 """From a description to its queryset, with ordinary filters and nothing else."""
 
-from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from django.apps import apps
 from django.core.exceptions import EmptyResultSet
@@ -16,20 +15,6 @@ from safedefer.django.descriptions.policy import DescriptionPolicy
 from safedefer.errors import ArgumentsRefusedError
 
 _Pair: TypeAlias = tuple[str, object]
-
-
-def _is_sequence(value: object) -> bool:
-    return isinstance(value, list | tuple)
-
-
-_SHAPES: Final[Mapping[str, Callable[[object], bool]]] = {
-    "isnull": lambda value: isinstance(value, bool),
-    "in": _is_sequence,
-    "range": lambda value: isinstance(value, list | tuple) and len(value) == 2,  # noqa: PLR2004  # From, to.
-    "has_keys": _is_sequence,
-    "has_any_keys": _is_sequence,
-}
-"""What Django itself would find out only when it compiles the query."""
 
 
 def build_queryset(description: Description, policy: DescriptionPolicy) -> QuerySet[Any]:
@@ -90,9 +75,6 @@ def _value(model: type[Model], condition: Condition, allows: Allows) -> object:
     if condition.column is not None:
         check_path(model, condition.column, allows)
         return F(condition.column)
-    fits = _SHAPES.get(condition.lookup)
-    if fits is not None and not fits(condition.value):
-        raise refused("a value that does not fit its condition")
     return condition.value
 
 
