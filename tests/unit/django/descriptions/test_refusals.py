@@ -36,7 +36,8 @@ from safedefer.core.iteration.description import (
 from safedefer.core.limits import MAX_CONDITION_DEPTH, MAX_CONDITIONS
 from safedefer.core.wire import WireError
 from safedefer.django.descriptions import DescriptionPolicy, build_queryset, describe_queryset
-from safedefer.errors import ArgumentsRefusedError, UnsupportedQuerySetError
+from safedefer.django.order_field import resolve_order_field
+from safedefer.errors import ArgumentsRefusedError, InvalidKeyRangesError, UnsupportedQuerySetError
 from tests.site.library.models import Author, Book, Note, Review, Topic
 
 pytestmark = pytest.mark.django_db
@@ -150,6 +151,20 @@ def test_private_apps_need_their_names() -> None:
     assert DescriptionPolicy(frozenset({"*", "auth.model"})).allows(_model_of("auth"))
 
 
+@pytest.mark.parametrize("behind", ["concrete_model", "all_parents"])
+def test_proxy_or_child_of_a_private_model_is_private_unless_it_is_named(behind: str) -> None:
+    model, private = _model_of("shop"), _model_of("auth")
+    assert POLICY.allows(model)
+    setattr(model._meta, behind, private if behind == "concrete_model" else [private])
+    assert not POLICY.allows(model)
+    assert DescriptionPolicy(frozenset({"shop.model"})).allows(model)
+
+
+def test_walk_along_a_password_is_refused() -> None:
+    with pytest.raises(InvalidKeyRangesError, match="tell of its values"):
+        resolve_order_field(Author.objects.all(), "password")
+
+
 def _model_of(app: str) -> Any:
     class Meta:
         app_label = app
@@ -183,6 +198,9 @@ FORGED: dict[str, Description] = {
     "a transform that is not allowed": book(where("title__lower", value="a")),
     "a field that is none": book(where("nothing")),
     "nothing": book(where("")),
+    "a relation without a name": Description(
+        label="library.author", using="default", filters=(where("Author_likes+__topic"),)
+    ),
     "a relation that is none": book(where("title__name", value="a")),
     "a password": book(where("author__password", "startswith", "x")),
     "a password beside": book(where("pages", column="author__password")),
