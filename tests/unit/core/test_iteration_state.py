@@ -73,6 +73,11 @@ def test_run_is_kept_longer_while_it_is_open(state: RunState, age: Any) -> None:
     assert put_run(replace(RUN, state=state), NOW).expires_at == NOW + age.total_seconds()
 
 
+def test_plan_of_no_possible_size_is_refused_before_it_is_looked_for() -> None:
+    with pytest.raises(StoreUnavailableError):
+        parse_run(record_of(put_run(replace(RUN, plan_bytes=10**12), NOW)))
+
+
 def changed(data: bytes, path: tuple[int, ...], value: object) -> bytes:
     """The same row with one field of another value."""
     tree = unpack(data)
