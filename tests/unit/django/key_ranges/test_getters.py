@@ -185,7 +185,7 @@ def test_ranges_have_nearly_the_same_number_of_filtered_rows(alias: str) -> None
 
 def test_large_table_of_postgresql_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samples, "_SAMPLED_FROM_ROWS", 1_000)
-    monkeypatch.setattr(samples, "_SAMPLED_PAGES", 20)
+    monkeypatch.setattr(samples, "_SAMPLED_PAGES", 60)
     rows = Customer.objects.using("postgres")
     rows.bulk_create(Customer(pk=key**2, name="x" * (key % 3)) for key in range(1, 20_001))
     with connections["postgres"].cursor() as cursor:
