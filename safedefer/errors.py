@@ -12,6 +12,7 @@ __all__ = [
     "ArgumentsRefusedError",
     "BodyDigestError",
     "ClaimsError",
+    "CommitRefusedError",
     "ConfigurationError",
     "DeadLetterError",
     "DuplicateFunctionError",
@@ -328,3 +329,7 @@ class RecordConflictError(UnavailableError):
 
 class FunctionFailedError(SafeDeferError):
     """The deferred function raised; the original is `__cause__`."""
+
+
+class CommitRefusedError(SafeDeferError):
+    """The database refuses to commit what a function has written, as at a deferred constraint; it is `__cause__`."""

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import final
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
 from django.utils.connection import ConnectionDoesNotExist
 
-from safedefer.errors import InvalidOptionError, StoreUnavailableError
+from safedefer.errors import CommitRefusedError, InvalidOptionError, StoreUnavailableError
 
 
 @final
@@ -28,13 +28,19 @@ class DjangoCommitHook:
     @contextmanager
     def atomic(self, using: str) -> Iterator[None]:
         """An atomic block."""
+        is_at_end = False
         try:
             with transaction.atomic(using=using):
                 yield
+                if transaction.get_rollback(using):
+                    raise CommitRefusedError(f"a transaction on {using!r} is to be rolled back: it hides an error")
+                is_at_end = True
         except (DatabaseError, InterfaceError) as error:
-            raise StoreUnavailableError(
-                f"a transaction on {using!r} could not be ended ({type(error).__name__})"
-            ) from error
+            problem = f"a transaction on {using!r} could not be ended ({type(error).__name__})"
+            # Those two kinds are of the connection, or of a conflict with another transaction: it may succeed later.
+            if is_at_end and not isinstance(error, OperationalError | InterfaceError):
+                raise CommitRefusedError(problem) from error
+            raise StoreUnavailableError(problem) from error
 
 
 def _call(action: Callable[[], object]) -> None:
