@@ -207,7 +207,8 @@ class CommitHook(Protocol):
         """Commit all that the block writes on the alias, or none of it if it raises; inside of another, a savepoint.
 
         Raises:
-            StoreUnavailableError: It could not be committed.
+            CommitRefusedError: The database will not commit it.
+            StoreUnavailableError: It could not be committed now.
         """
         ...
 
@@ -218,7 +219,8 @@ class WalkedPage:
     """Rows of one key range.
 
     Attributes:
-        rows: In the order of the walk; read already, and to be gone through once.
+        rows: In the order of the walk; read already, and to be gone through once. Raises whatever the application's
+            code raises as a row is made, and InvalidKeyRangesError at one that has no place: after it there are none.
         key_of: Reads the key off a row, before anybody could change it. Called for every row.
         cursor_at: The cursor that stands at a row, by its key.
         pk_of: The primary key, by the key that was read off.
@@ -230,6 +232,20 @@ class WalkedPage:
     cursor_at: Callable[[object], bytes]
     pk_of: Callable[[object], object]
     ends: Callable[[int], bool]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Place:
+    """Where a row is in a walk.
+
+    Attributes:
+        cursor: The cursor that stands at it.
+        pk: Its primary key.
+    """
+
+    cursor: bytes
+    pk: object
 
 
 class QuerySets(Protocol):
@@ -295,6 +311,16 @@ class QuerySets(Protocol):
         """The rows of a key range behind a cursor.
 
         Raises:
+            UnavailableError: The database did not answer.
+            Exception: Of the application's code, which makes the rows.
+        """
+        ...
+
+    def find_place(self, queryset: object, order_field: str, key_range: bytes, cursor: bytes | None) -> Place | None:
+        """The place of the first row behind a cursor, which is not made for it; None where there is no row.
+
+        Raises:
+            InvalidKeyRangesError: It has none: its key cannot be a cursor.
             UnavailableError: The database did not answer.
         """
         ...

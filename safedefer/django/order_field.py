@@ -125,6 +125,12 @@ def to_key(field: "Field[Any, Any]", value: object) -> Any:
     return plain
 
 
+def may_have_no_key(order: OrderField) -> bool:
+    """Whether a row may have a value that is no key: a text of any length, or no number."""
+    types = {order.key_type, _key_type(order.pk_field, "pk")}
+    return bool(types & {str, bytes, float, Decimal})
+
+
 def is_key(field: "Field[Any, Any]", value: object) -> bool:
     """Whether a value is a key of the field as `to_key` returns it."""
     wanted = _key_type(field, str(field))

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from operator import attrgetter
+from types import SimpleNamespace
 from typing import Any, Final, final
 
 from django.db.models import Model, Q, QuerySet
+from django.db.models.query import ValuesIterable
 
 from safedefer.django.datastore_pages import is_datastore, read_datastore_rows
-from safedefer.django.order_field import OrderField, to_key
-from safedefer.django.positions import Cursor, KeyRange
+from safedefer.django.order_field import OrderField, may_have_no_key, to_key
+from safedefer.django.positions import MAX_KEY_BYTES, Cursor, KeyRange, encode_cursor
 
 _FETCHED_AT_ONCE: Final = 2_000
+_SURELY_SHORT: Final = MAX_KEY_BYTES // 5
+"""So many characters or bytes make a key in any encoding."""
 
 
 @final
@@ -27,7 +31,8 @@ class Page:
     collector busy.
 
     Attributes:
-        rows: Each row once, even where a join of the queryset repeats it; to be gone through once.
+        rows: Each row once, even where a join of the queryset repeats it; to be gone through once. Raises
+            InvalidKeyRangesError at a row whose key cannot be a cursor.
         key_of: Reads off a row what `place_of` makes its place from, before anybody could change it. Called for every
             row.
     """
@@ -37,7 +42,9 @@ class Page:
         self._left_out = 0
         pk = order.pk_name
         self.key_of: Callable[[Model], object] = attrgetter(pk) if order.is_pk else attrgetter(order.name, pk)
-        self.rows: Iterator[Model] = self._without_repeats(rows, attrgetter(pk)) if repeats else rows
+        if repeats:
+            rows = self._without_repeats(rows, attrgetter(pk))
+        self.rows: Iterator[Model] = _with_places(rows, order, self.key_of) if may_have_no_key(order) else rows
 
     def ends(self, given: int) -> bool:
         """Whether there is nothing behind the rows, so many of which there were. No rows need not be the end."""
@@ -67,6 +74,7 @@ def read_page(
         order_field: From `resolve_order_field` for this queryset.
         limit: The most rows, 1 or more.
     """
+    queryset = _with_order_field(queryset, order_field)
     if is_datastore(queryset.db):
         rows = iter(read_datastore_rows(queryset, key_range, cursor, order_field, limit))
         return Page(rows, order_field, limit, repeats=True)
@@ -75,8 +83,43 @@ def read_page(
     return Page(rows, order_field, limit, repeats=_may_repeat(found))
 
 
-def cursor_of(order: OrderField, row: Model) -> Cursor:
-    """The place of a row."""
+def find_place(
+    queryset: QuerySet[Any], key_range: KeyRange, cursor: Cursor | None, order_field: OrderField
+) -> Cursor | None:
+    """The place of the row that comes next, of which nothing but its key is read; None where there is no row."""
+    keys = keys_of(queryset, order_field)
+    if is_datastore(queryset.db):
+        found: list[Any] = read_datastore_rows(keys, key_range, cursor, order_field, 1)
+    else:
+        found = list(_select_rows(keys, key_range, cursor, order_field)[:1])
+    return cursor_of(order_field, found[0]) if found else None
+
+
+def keys_of(queryset: QuerySet[Any], order: OrderField) -> QuerySet[Any, Any]:
+    """The rows as objects with their keys, which no code of the application makes."""
+    if is_datastore(queryset.db):
+        # Of some columns the connector makes a projection, which would need an index with all of them.
+        names = [field.attname for field in queryset.model._meta.concrete_fields]
+    else:
+        names = [order.pk_name] if order.is_pk else [order.name, order.pk_name]
+    keys: QuerySet[Any, Any] = queryset.prefetch_related(None).values(*names)
+    internals: Any = keys
+    internals._iterable_class = _Keys  # No public name either.
+    return keys
+
+
+@final
+class _Keys(ValuesIterable):
+    """Rows with the attributes of instances that a walk reads off."""
+
+    def __iter__(self) -> Iterator[Any]:
+        pk_name = self.queryset.model._meta.pk.attname
+        for values in super().__iter__():
+            yield SimpleNamespace(pk=values[pk_name], **values)
+
+
+def cursor_of(order: OrderField, row: Any) -> Cursor:
+    """The place of a row, which may be one of `keys_of`."""
     return place_of(order, row.pk if order.is_pk else (getattr(row, order.name), row.pk))
 
 
@@ -149,10 +192,38 @@ def _read_rows(rows: QuerySet[Any]) -> Iterator[Model]:
     # Neither has a public name: the related rows to load for all instances together, and what a queryset makes its own
     # list from. By default that fetches a hundred rows at a time.
     internals: Any = rows
-    if internals._prefetch_related_lookups:  # noqa: SLF001
+    if internals._prefetch_related_lookups:
         return iter(list(rows))
-    made: Iterator[Model] = iter(internals._iterable_class(rows, chunk_size=_FETCHED_AT_ONCE))  # noqa: SLF001
+    made: Iterator[Model] = iter(internals._iterable_class(rows, chunk_size=_FETCHED_AT_ONCE))
     return chain(list(islice(made, 1)), made)
+
+
+def _with_order_field(queryset: QuerySet[Any], order: OrderField) -> QuerySet[Any]:
+    """Load the order field where `only()` or `defer()` leaves it out: reading it off would be a query for each row."""
+    if order.is_pk:
+        return queryset
+    field = queryset.model._meta.get_field(order.name)
+    own = {field.name, order.name}
+    names, are_deferred = queryset.query.deferred_loading
+    if are_deferred:
+        if not names & own:
+            return queryset
+        others = names - own
+        return queryset.defer(None).defer(*others) if others else queryset.defer(None)
+    return queryset.only(*names, field.name) if names and not names & own else queryset
+
+
+def _with_places(rows: Iterator[Model], order: OrderField, key_of: Callable[[Model], object]) -> Iterator[Model]:
+    for row in rows:
+        key: Any = key_of(row)
+        parts = (key,) if order.is_pk else key
+        if any(map(_is_doubtful, parts)):
+            encode_cursor(order, place_of(order, key))
+        yield row
+
+
+def _is_doubtful(part: Any) -> bool:
+    return len(part) > _SURELY_SHORT if isinstance(part, str | bytes | memoryview) else bool(part != part)  # noqa: PLR0124  # NaN.
 
 
 def _may_repeat(rows: QuerySet[Any]) -> bool:

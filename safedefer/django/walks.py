@@ -8,16 +8,23 @@ from django.db import DatabaseError, InterfaceError, OperationalError, router
 from django.db.models import QuerySet
 
 from safedefer.core.iteration.description import Description
-from safedefer.core.ports import WalkedPage
+from safedefer.core.ports import Place, WalkedPage
 from safedefer.core.wire import WireError
 from safedefer.django.descriptions import DescriptionPolicy, build_queryset, describe_queryset
 from safedefer.django.estimates import estimate_rows
 from safedefer.django.key_ranges.default import default_key_ranges
 from safedefer.django.key_ranges.ranges import check_walk, plan_key_ranges
 from safedefer.django.modelrefs import RowsUnavailableError
-from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import place_of, read_page
-from safedefer.django.positions import decode_cursor, decode_key_range, encode_cursor, encode_key_range
+from safedefer.django.order_field import OrderField, resolve_order_field
+from safedefer.django.pages import find_place, place_of, read_page
+from safedefer.django.positions import (
+    Cursor,
+    KeyRange,
+    decode_cursor,
+    decode_key_range,
+    encode_cursor,
+    encode_key_range,
+)
 from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
 
 
@@ -74,12 +81,7 @@ class DjangoQuerySets:
         """The next rows of a key range."""
         rows = _queryset(queryset)
         order = resolve_order_field(rows, order_field)
-        try:
-            within = decode_key_range(order, key_range)
-            behind = None if cursor is None else decode_cursor(order, cursor)
-        except WireError:
-            # Who can write the store can do that; nothing else comes of it.
-            raise StoreUnavailableError("a key range or a cursor of an iteration cannot be read") from None
+        within, behind = _positions(order, key_range, cursor)
         with _answering():
             page = read_page(rows, within, behind, order, limit)
         return WalkedPage(
@@ -89,6 +91,23 @@ class DjangoQuerySets:
             pk_of=lambda key: place_of(order, key).pk,
             ends=page.ends,
         )
+
+    def find_place(self, queryset: object, order_field: str, key_range: bytes, cursor: bytes | None) -> Place | None:
+        """The place of the row that comes next."""
+        rows = _queryset(queryset)
+        order = resolve_order_field(rows, order_field)
+        within, behind = _positions(order, key_range, cursor)
+        with _answering():
+            place = find_place(rows, within, behind, order)
+        return None if place is None else Place(cursor=encode_cursor(order, place), pk=place.pk)
+
+
+def _positions(order: OrderField, key_range: bytes, cursor: bytes | None) -> tuple[KeyRange, Cursor | None]:
+    try:
+        return decode_key_range(order, key_range), None if cursor is None else decode_cursor(order, cursor)
+    except WireError:
+        # Who can write the store can do that; nothing else comes of it.
+        raise StoreUnavailableError("a key range or a cursor of an iteration cannot be read") from None
 
 
 def _queryset(value: object) -> QuerySet[Any]:

@@ -83,7 +83,7 @@ def call_verified(runtime: Runtime, function: RegisteredFunction, body: Verified
     except (KeyboardInterrupt, GeneratorExit):  # The process is ending.
         raise
     except BaseException as error:  # The function may raise anything, such as CancelledError; each means a retry.
-        raise _failure(runtime, function, body, error) from error
+        raise failure_of(runtime, function, body, error) from error
 
 
 def call_verified_for_each(
@@ -102,7 +102,7 @@ def call_verified_for_each(
     except (KeyboardInterrupt, GeneratorExit):  # As above.
         raise
     except BaseException as error:  # As above.
-        raise _failure(runtime, function, body, error) from error
+        raise failure_of(runtime, function, body, error) from error
 
 
 def make_queryset(runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, arguments: Arguments) -> object:
@@ -116,13 +116,14 @@ def make_queryset(runtime: Runtime, function: RegisteredFunction, body: Verified
     except (KeyboardInterrupt, GeneratorExit):  # As above.
         raise
     except BaseException as error:  # As above.
-        raise _failure(runtime, function, body, error) from error
+        raise failure_of(runtime, function, body, error) from error
 
 
-def _failure(
-    runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, error: BaseException
+def failure_of(
+    runtime: Runtime, function: RegisteredFunction, body: VerifiedBody, error: BaseException, what: str = "failed"
 ) -> FunctionFailedError:
-    failure = FunctionFailedError(f"{function.name} failed in task {body.claims.task_id.hex()}")
+    """The failure of a function, reported unless it has asked for it."""
+    failure = FunctionFailedError(f"{function.name} {what} in task {body.claims.task_id.hex()}")
     failure.__cause__ = error
     if not isinstance(error, Drop | Retry):
         _report(runtime, function, body, failure)

@@ -250,7 +250,10 @@ def _iterate(
     try:
         ended = work_on(runtime, body, data, describe_task(runtime, claims, dispatch, attempted.number))
     except FunctionFailedError as failure:
-        return Reason.FUNCTION_FAILED, type(failure.__cause__).__name__
+        cause = failure.__cause__
+        if isinstance(cause, Retry) and not attempted.is_last(runtime.clock.time()):
+            raise _postponed(runtime, attempted, claims, data, cause.after) from None
+        return Reason.FUNCTION_FAILED, type(cause).__name__
     if ended is None:
         _finish(runtime, attempted, claims)
         return Reason.EXECUTED, "the iteration is gone"

@@ -106,6 +106,17 @@ class HeldShard:
             return ()
         raise StoreUnavailableError("others were always first to claim a shard")
 
+    def reload(self) -> None:
+        """Take the shard as it is stored: a transaction with its last writes was rolled back, or may have been.
+
+        Raises:
+            LeaseLostError: It is not held any more.
+            StoreUnavailableError: The store did not answer.
+        """
+        stored = self._read()
+        keep_lease(self.shard, stored)
+        self.shard, self.done = stored or self.shard, NO_WORK
+
     def keep(self) -> None:
         """Write what was done, if anything was."""
         if self.done.cursor is not None:

@@ -4,18 +4,13 @@ import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import transaction
-from django.db.models.signals import post_init
 from django.utils import timezone
-from google.api_core.exceptions import NotFound
-from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
 from safedefer.core.iteration.rows import parse_run
@@ -39,8 +34,8 @@ from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
 from tests.support.builders import ManualClock
-from tests.support.channels import open_channel
 from tests.support.site import Site
+from tests.support.visits import begin, delete, finalized, populate, run_by_hand, visits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
 
@@ -49,24 +44,6 @@ pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "othe
 def _nothing_is_broken() -> Any:
     yield
     tasks.broken.clear()
-
-
-def populate(count: int, using: str = "default") -> list[str]:
-    names = [f"c{number:04d}" for number in range(count)]
-    Customer.objects.using(using).bulk_create(Customer(name=name) for name in names)
-    return names
-
-
-def visits(site: Site) -> Counter[str]:
-    return Counter(text.split()[1] for text in site.traces() if text.startswith("visit "))
-
-
-def finalized(site: Site) -> int:
-    return sum(text.startswith("finalized") for text in site.traces())
-
-
-def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
-    return defer_iteration_with_finalize(queryset, tasks.visit, tasks.all_visited, *(args or ("hi",)), **options)
 
 
 @pytest.mark.parametrize("using", ["default", "postgres"])
@@ -283,49 +260,6 @@ def test_every_task_delivered_again_changes_nothing(site: Site) -> None:
     assert finalized(site) == 1
 
 
-def test_row_that_fails_is_skipped_after_its_attempts_and_counted(site: Site) -> None:
-    names = populate(20)
-    tasks.broken.add("c0007")
-    iteration = begin(Customer.objects.all(), _on_error="skip", _max_item_attempts=1, _delete_marker=False, _shards=1)
-    site.run_tasks()
-    assert visits(site) == Counter(names) - Counter(["c0007"])
-    progress = iteration.progress()
-    assert progress is not None
-    assert (progress.skipped, progress.failed, progress.state) == (1, 1, RunState.DONE)
-    assert finalized(site) == 1
-
-
-def test_row_that_halts_waits_for_a_person(site: Site) -> None:
-    names = populate(20)
-    tasks.broken.add("c0007")
-    iteration = begin(Customer.objects.all(), _on_error="halt", _max_item_attempts=1, _shards=1)
-    site.run_tasks()
-    progress = iteration.progress()
-    assert progress is not None
-    assert progress.state is RunState.HALTED
-    assert finalized(site) == 0
-    tasks.broken.clear()
-    iteration.resume()
-    site.run_tasks()
-    assert visits(site) == Counter(names)
-    assert finalized(site) == 1
-
-
-def test_failing_row_keeps_what_came_before_it_and_is_tried_later(site: Site) -> None:
-    names = populate(20)
-    tasks.broken.add("c0007")
-    begin(Customer.objects.all(), _shards=1)
-    site.run_tasks()
-    assert visits(site) == Counter(names[:7])
-    tasks.broken.clear()
-    site.use(clock=ManualClock(site.runtime.clock.time() + 3_600))
-    (task,) = site.tasks()
-    assert site.post(task.http_request.body).status == 204
-    site.run_tasks()
-    assert visits(site) == Counter(names)
-    assert finalized(site) == 1
-
-
 class FewPages:
     """Real querysets, and an error after some pages."""
 
@@ -469,14 +403,6 @@ def test_sweep_tells_of_an_iteration_that_it_cannot_look_after(site: Site) -> No
         command("sweep")
 
 
-def run_by_hand(site: Site) -> None:
-    """Deliver what waits in place of the queue, whose clock is not the site's."""
-    site.pause()
-    while waiting := site.tasks():
-        assert site.post(waiting[0].http_request.body).status == 204
-        delete(site, waiting[0].name)
-
-
 def purge(site: Site) -> None:
     for task in site.tasks():
         delete(site, task.name)
@@ -513,72 +439,6 @@ def test_coroutine_functions_are_callbacks_as_well(site: Site) -> None:
     defer_iteration_with_finalize(Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=2)
     site.run_tasks()
     assert Counter(site.traces()) == Counter([*(f"visit {name} True" for name in names), "finalized"])
-
-
-@pytest.mark.parametrize(
-    "callback", [tasks.visit_in_part, tasks.avisit_in_part, tasks.visit_many_in_part], ids=lambda fn: fn.registered.name
-)
-def test_atomic_batch_rolls_a_failed_call_back_and_keeps_the_others(site: Site, callback: Any) -> None:
-    names = populate(60)
-    tasks.broken.add("c0042")
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        callback,
-        tasks.all_told,
-        "x",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=1,
-        _delete_marker=False,
-        _atomic="batch",
-    )
-    site.run_tasks()
-    site.use(clock=ManualClock(site.runtime.clock.time() + 60))
-    run_by_hand(site)
-    # The trace that the failed call left is gone with it.
-    assert visits(site) == Counter(names) - Counter(["c0042"])
-    assert finalized(site) == 1
-    progress = iteration.progress()
-    assert progress is not None
-    assert (progress.rows, progress.skipped) == (60, 1)
-
-
-@pytest.mark.parametrize("callback", [tasks.visit_in_part, tasks.visit_many_in_part])
-@pytest.mark.parametrize("checkpoint", [2, 3, 4])
-@pytest.mark.parametrize("behind", [False, True])
-def test_atomic_batch_loses_its_writes_with_its_checkpoint_and_repeats_nothing(
-    site: Site, callback: Any, checkpoint: int, *, behind: bool
-) -> None:
-    names = populate(120)
-    site.pause()
-    defer_iteration_with_finalize(
-        Customer.objects.all(), callback, tasks.all_told, "x", _shards=1, _atomic="batch", _deadline=15
-    )
-    real, wrote = site.runtime.records, 0
-
-    class Refusing:
-        """Goes away once, before or behind a write of the shard."""
-
-        get, scan = real.get, real.scan
-
-        def commit(self, changes: Any) -> None:
-            nonlocal wrote
-            wrote += any(change.key.kind is RecordKind.SHARD for change in changes)
-            goes = wrote == checkpoint
-            wrote += goes
-            if behind or not goes:
-                real.commit(changes)
-            if goes:
-                raise RuntimeError("gone")
-
-    site.use(records=Refusing())
-    for _ in range(10):
-        site.use(clock=ManualClock(site.runtime.clock.time() + 100))
-        for task in site.tasks():
-            if site.post(task.http_request.body).status == 204:
-                delete(site, task.name)
-    assert visits(site) == Counter(names)
-    assert finalized(site) == 1
 
 
 @pytest.mark.parametrize(
@@ -643,17 +503,6 @@ def test_coroutines_of_a_page_share_an_event_loop(site: Site) -> None:
     assert len(tasks.loops) == 1
 
 
-def test_coroutine_that_fails_keeps_what_came_before_it(site: Site) -> None:
-    names = populate(20)
-    tasks.broken.add("c0007")
-    defer_iteration_with_finalize(
-        Customer.objects.all(), tasks.avisit, tasks.aall_visited, _shards=1, _on_error="skip", _max_item_attempts=1
-    )
-    site.run_tasks()
-    assert visits(site) == Counter(names) - Counter(["c0007"])
-    assert finalized(site) == 1
-
-
 @pytest.mark.parametrize("callback", [tasks.visit_many, tasks.avisit_many])
 @pytest.mark.parametrize("count", [0, 1, 230])
 def test_batch_callback_gets_the_rows_of_a_page(site: Site, callback: Any, count: int) -> None:
@@ -674,32 +523,6 @@ def test_batches_grow_to_no_more_rows_than_a_call_takes(site: Site) -> None:
     assert int(calls[0][1]) == 20
     assert len(calls) < 15
     assert {tuple(call[2:]) for call in calls} == {("hi", "True")}
-
-
-def test_failed_batch_goes_on_row_by_row_and_one_row_is_skipped(site: Site) -> None:
-    names = populate(60)
-    tasks.broken.add("c0042")
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        tasks.visit_many,
-        tasks.all_greeted,
-        "hi",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=1,
-        _delete_marker=False,
-    )
-    site.run_tasks()
-    # The pages before the failed one are kept; its own rows wait.
-    assert visits(site) == Counter(names[:20])
-    site.use(clock=ManualClock(site.runtime.clock.time() + 60))
-    run_by_hand(site)
-    assert visits(site) == Counter(names) - Counter(["c0042"])
-    assert finalized(site) == 1
-    progress = iteration.progress()
-    assert progress is not None
-    # One call for the page, one for the row.
-    assert (progress.rows, progress.skipped, progress.failed) == (60, 1, 2)
 
 
 def test_batch_function_is_deferred_like_any_other(site: Site) -> None:
@@ -751,29 +574,6 @@ def test_rows_of_many_pages_are_visited_once_across_checkpoints(site: Site) -> N
     assert finalized(site) == 1
 
 
-def test_row_that_cannot_be_made_is_not_taken_for_a_failure_of_the_callback(site: Site) -> None:
-    populate(5)
-
-    def refuse(sender: Any, instance: Customer, **_: object) -> None:
-        if instance.name == "c0003":
-            raise RuntimeError("not to be loaded")
-
-    post_init.connect(refuse, sender=Customer)
-    try:
-        iteration = begin(Customer.objects.all(), _shards=1, _on_error="skip", _max_item_attempts=1)
-        site.run_tasks()
-        reasons = {event.reason for event in site.dispatches()}
-        assert Reason.INTERNAL_ERROR in reasons
-        assert Reason.FUNCTION_FAILED not in reasons
-        # What came before it is kept, and the shard waits for nobody's lease.
-        assert visits(site) == Counter(["c0000", "c0001", "c0002"])
-    finally:
-        post_init.disconnect(refuse, sender=Customer)
-    progress = iteration.progress()
-    assert progress is not None
-    assert (progress.skipped, progress.failed) == (0, 0)
-
-
 @pytest.mark.parametrize(("deadline", "limit"), [(30, None), (600, timedelta(seconds=30))])
 def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(
     site: Site, deadline: int, limit: timedelta | None
@@ -800,14 +600,6 @@ def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(
     assert visits(site) == Counter(names)
     assert finalized(site) == 1
     assert sum(event.reason is Reason.EXECUTED for event in site.dispatches()) > 3
-
-
-def delete(site: Site, name: str) -> None:
-    """Take a task that was dispatched by hand out of its queue."""
-    with open_channel(site.cloud.tasks.address) as channel:
-        client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
-        with suppress(NotFound):
-            client.delete_task(name=name)
 
 
 def command(*args: str) -> str:

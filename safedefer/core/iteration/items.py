@@ -83,6 +83,34 @@ def fail_item(run: Run, shard: Shard, work: Work, item: Item, policy: ItemPolicy
     return decide(now, slice_of(released), ACKNOWLEDGE, shard=released)
 
 
+def postpone_item(
+    run: Run, shard: Shard, work: Work, item: Item, policy: ItemPolicy, *, not_before: int, now: float
+) -> Decision:
+    """A row's call asks to be made again later: an attempt, but no failure unless it was the last one.
+
+    Args:
+        work: What was finished before this row, since the last write.
+        not_before: When its shard goes on.
+    """
+    tries = shard.poison_tries + 1 if shard.poison_key == item.digest else 1
+    counted = replace(advance(shard, work, now), poison_key=item.digest, poison_tries=tries)
+    if is_spent(counted, item.digest, policy):
+        return fail_item(run, shard, work, item, policy, now=now)
+    released = release(counted, not_before)
+    return decide(now, slice_of(released), ACKNOWLEDGE, shard=released)
+
+
+def stop_at_item(run: Run, shard: Shard, work: Work, item: Item, policy: ItemPolicy, *, now: float) -> Decision:
+    """A row without a place has failed: no cursor can stand behind it, so that a person is asked instead of skipping.
+
+    Args:
+        item: With the cursor of the row before it, or none.
+    """
+    if policy.on_error is OnError.SKIP:
+        policy = replace(policy, on_error=OnError.HALT)
+    return fail_item(run, shard, work, item, policy, now=now)
+
+
 def fail_page(shard: Shard, work: Work, *, rows: int, now: float) -> Decision:
     """A call for several rows at once has raised: from the next slice on they go one by one.
 

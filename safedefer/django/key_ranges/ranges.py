@@ -3,10 +3,11 @@
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from math import nan
 from typing import Any, Final, Protocol, TypeAlias
 
 from django.db import DataError, connections, transaction
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 
 from safedefer.django.datastore_pages import (
     check_datastore_filters,
@@ -15,7 +16,7 @@ from safedefer.django.datastore_pages import (
     place_in_datastore,
 )
 from safedefer.django.order_field import OrderField, resolve_order_field, to_key
-from safedefer.django.pages import cursor_of, in_order, with_values
+from safedefer.django.pages import cursor_of, in_order, keys_of, with_values
 from safedefer.django.positions import Cursor, KeyRange
 from safedefer.errors import InvalidKeyRangesError
 
@@ -80,6 +81,15 @@ def check_walk(queryset: QuerySet[Any], order: OrderField) -> None:
             f"there are rows whose {order.name} is NULL, which have no place in its order; leave them out with "
             f".filter({order.name}__isnull=False) or walk along another field"
         )
+    if order.key_type is float and connections[queryset.db].vendor == "postgresql" and _has_nan(queryset, order):
+        raise InvalidKeyRangesError(
+            f"there are rows whose {order.name} is NaN, which nothing can come before or behind; leave them out or "
+            "walk along another field"
+        )
+
+
+def _has_nan(queryset: QuerySet[Any], order: OrderField) -> bool:
+    return queryset.order_by().filter(**{order.name: nan}).exists()
 
 
 def call_getter(getter: KeyRangesGetter, queryset: QuerySet[Any], shards: int, order: OrderField) -> Sequence[object]:
@@ -155,10 +165,10 @@ def resolve(queryset: QuerySet[Any], shards: int, order_by: str) -> OrderField:
 
 
 def _last_row(queryset: QuerySet[Any], order: OrderField) -> Cursor | None:
-    rows = with_values(queryset, order)
+    rows = with_values(keys_of(queryset, order), order)
     # Datastore has an index of any field backwards, but none together with the primary key.
     rows = rows.order_by(f"-{order.name}") if is_datastore(queryset.db) else in_order(rows, order, backwards=True)
-    found: list[Model] = list(rows[:1])
+    found = list(rows[:1])
     return cursor_of(order, found[0]) if found else None
 
 

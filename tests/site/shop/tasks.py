@@ -4,13 +4,14 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from django.db import models
+from django.db import IntegrityError, models
 from django.utils import timezone, translation
 
 from safedefer import (
@@ -381,6 +382,54 @@ def visit_many_in_part(customers: list[Customer], last: str) -> None:
     """The same for many."""
     for customer in customers:
         visit_in_part(customer, last)
+
+
+@deferrable(name="shop.visit_later")
+def visit_later(customer: Customer, last: str) -> None:
+    """Leave a visit, in an hour if the row is broken."""
+    trace("asked" if customer.name in broken else "visit", customer.name, last)
+    if customer.name in broken:
+        raise Retry(after=3_600)
+
+
+@deferrable(name="shop.visit_many_later", batch=True)
+def visit_many_later(customers: list[Customer], last: str) -> None:
+    """The same for many."""
+    for customer in customers:
+        visit_later(customer, last)
+
+
+@deferrable(name="shop.all_told_later")
+def all_told_later(last: str) -> None:
+    """Leave that every row was visited, in an hour if the end is broken."""
+    if last in broken:
+        raise Retry(after=3_600)
+    trace("finalized", last)
+
+
+@deferrable(name="shop.order_for_nobody")
+def order_for_nobody(customer: Customer, last: str) -> None:
+    """Leave a visit, and of a row that is broken an order that no commit allows."""
+    trace("visit", customer.name, last)
+    if customer.name in broken:
+        Order.objects.create(customer_id=-1)
+
+
+@deferrable(name="shop.orders_for_nobody", batch=True)
+def orders_for_nobody(customers: list[Customer], last: str) -> None:
+    """The same for many."""
+    for customer in customers:
+        order_for_nobody(customer, last)
+
+
+@deferrable(name="shop.order_and_forget")
+def order_and_forget(customer: Customer, last: str) -> None:
+    """The same, but an order that is refused at once, which is not said any more."""
+    trace("visit", customer.name, last)
+    if customer.name in broken:
+        with suppress(IntegrityError):
+            Order.objects.create(pk=1, customer=customer)
+            Order.objects.create(pk=1, customer=customer)
 
 
 @deferrable(name="shop.greet_slowly")

@@ -15,6 +15,8 @@ from safedefer.core.iteration.items import (
     fail_item,
     fail_page,
     judge_item,
+    postpone_item,
+    stop_at_item,
 )
 from safedefer.core.iteration.slices import NO_WORK, Work
 from safedefer.core.iteration.state import Run, RunState, Shard, ShardState
@@ -52,6 +54,35 @@ def test_failed_call_for_many_rows_has_them_go_one_by_one_and_blames_none(carefu
     assert (shard.poison_key, shard.poison_tries) == (ROW.digest, 2)
     assert (shard.state, shard.seq, shard.not_before) == (ShardState.READY, 6, NOW + 10)
     assert decision.commands == (CreateSlice(shard=2, seq=6, wake=1, at=NOW + 10), ACKNOWLEDGE)
+
+
+@pytest.mark.parametrize("on_error", list(OnError))
+def test_row_that_asks_for_another_time_has_not_failed_until_its_last_attempt(on_error: OnError) -> None:
+    policy, later = ItemPolicy(on_error=on_error), NOW + 3_600
+    first = postpone_item(RUN, HELD, WORK, ROW, policy, not_before=later, now=NOW)
+    _, shard = written(first)
+    assert shard is not None
+    assert (shard.cursor, shard.processed, shard.failed, shard.skipped) == (b"just before", 54, 0, 0)
+    assert (shard.poison_key, shard.poison_tries, shard.not_before) == (ROW.digest, 1, later)
+    assert first.commands == (CreateSlice(shard=2, seq=6, wake=1, at=later), ACKNOWLEDGE)
+    last = postpone_item(RUN, TWICE, WORK, ROW, policy, not_before=later, now=NOW)
+    if on_error is OnError.RETRY:
+        assert last.shard is not None
+        assert (last.shard.poison_tries, last.shard.failed, last.shard.not_before) == (3, 2, later)
+    else:
+        assert last == fail_item(RUN, TWICE, WORK, ROW, policy, now=NOW)
+
+
+@pytest.mark.parametrize("on_error", list(OnError))
+def test_row_without_a_place_is_never_skipped(on_error: OnError) -> None:
+    policy = ItemPolicy(on_error=on_error)
+    first = stop_at_item(RUN, HELD, WORK, ROW, policy, now=NOW)
+    assert first == fail_item(RUN, HELD, WORK, ROW, policy, now=NOW)
+    last = stop_at_item(RUN, TWICE, WORK, ROW, policy, now=NOW)
+    assert last.shard is not None
+    assert (last.shard.cursor, last.shard.skipped) == (b"just before", 0)
+    assert (last.run is None) is (on_error is OnError.RETRY)
+    assert last.run is None or last.run.state is RunState.HALTED
 
 
 def test_failure_of_another_row_counts_from_one() -> None:

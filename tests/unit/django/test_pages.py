@@ -6,14 +6,17 @@ from typing import Any
 
 import pytest
 from django.db import connections
+from django.db.models import Count
+from django.db.models.signals import post_init
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safedefer.django.key_ranges.ranges import build_key_ranges
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import place_of, read_page
+from safedefer.django.pages import find_place, place_of, read_page
 from safedefer.django.positions import Cursor, KeyRange
+from safedefer.errors import InvalidKeyRangesError
 from tests.site.shop.models import Customer, Parcel, PremiumCustomer, Reading
 from tests.support.walks import walk_range
 
@@ -154,6 +157,87 @@ def test_copies_that_a_join_makes_are_left_out_and_end_no_page(alias: str) -> No
     assert [row.pk for row in page.rows] == [1]
     assert not page.ends(1)
     assert walk_range(rows, WHOLE, limit=2) == [1, 2]
+
+
+@BOTH
+@pytest.mark.parametrize("order_by", ["level", "customer", "customer_id"])
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda rows, name: rows.only("label"),
+        lambda rows, name: rows.only("label", name),
+        lambda rows, name: rows.defer(name),
+        lambda rows, name: rows.defer("label", name),
+        lambda rows, name: rows.defer("label"),
+    ],
+)
+def test_order_field_is_loaded_with_the_rows_whatever_else_is_not(
+    alias: str, order_by: str, load: Any, django_assert_num_queries: Any
+) -> None:
+    customer = Customer.objects.using(alias).create(name="x")
+    Reading.objects.using(alias).bulk_create(Reading(level=key, customer=customer) for key in range(5))
+    rows = load(Reading.objects.using(alias), order_by)
+    order = resolve_order_field(rows, order_by)
+    with django_assert_num_queries(1, using=alias):
+        page = read_page(rows, WHOLE, None, order, 10)
+        keys = [page.key_of(row) for row in page.rows]
+    assert len(keys) == 5
+    # What else was left out still is.
+    row = next(read_page(rows, WHOLE, None, order, 1).rows)
+    left_out = rows.query.deferred_loading[0] if rows.query.deferred_loading[1] else {"price", "ratio"}
+    assert {
+        name for name in left_out if not name.startswith(order.name.removesuffix("_id"))
+    } <= row.get_deferred_fields()
+
+
+@BOTH
+@pytest.mark.parametrize("order_by", ["pk", "name"])
+def test_place_of_the_next_row_is_found_without_making_it(alias: str, order_by: str) -> None:
+    rows = Customer.objects.using(alias).prefetch_related("readings").select_related().defer("name")
+    rows.bulk_create(Customer(name=f"c{number}") for number in range(4))
+    order = resolve_order_field(rows, order_by)
+    page = read_page(rows, WHOLE, None, order, 4)
+    places = [place_of(order, page.key_of(row)) for row in page.rows]
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError
+
+    post_init.connect(refuse, sender=Customer)
+    try:
+        found = [find_place(rows, WHOLE, cursor, order) for cursor in [None, *places]]
+        ranges = build_key_ranges(rows, order, [])
+    finally:
+        post_init.disconnect(refuse, sender=Customer)
+    assert found == [*places, None]
+    assert ranges == [KeyRange(last=places[-1])], "the last row is not made for the plan either"
+
+
+def test_place_is_found_among_rows_of_every_kind() -> None:
+    child = PremiumCustomer.objects.create(name="child")
+    seen = find_place(
+        PremiumCustomer.objects.distinct(), WHOLE, None, resolve_order_field(PremiumCustomer.objects.all())
+    )
+    assert seen == Cursor(child.pk, child.pk)
+    reading = Reading.objects.create(customer=child)
+    rows = Reading.objects.annotate(tagged=Count("tags")).filter(tagged=0, customer__name="child")
+    assert find_place(rows, WHOLE, None, resolve_order_field(rows, "customer")) == Cursor(child.pk, reading.pk)
+
+
+@BOTH
+@pytest.mark.parametrize(("order_by", "value"), [("label", "x" * 4_000), ("raw", b"x" * 4_000)])
+def test_row_whose_key_is_no_cursor_ends_its_page(alias: str, order_by: str, value: Any) -> None:
+    if alias == "postgres" and order_by == "label":
+        value = "é" * 100  # The database bounds this one.
+    rows = Reading.objects.using(alias)
+    rows.bulk_create(Reading(**{order_by: part}) for part in (value[:1], value[:100], value))
+    order = resolve_order_field(rows, order_by)
+    page = read_page(rows, WHOLE, None, order, 10)
+    if len(value) == 100:
+        assert len(list(page.rows)) == 3
+        return
+    assert [getattr(next(page.rows), order_by) for _ in range(2)] == [value[:1], value[:100]]
+    with pytest.raises(InvalidKeyRangesError, match="a key 3,072 at most"):
+        next(page.rows)
 
 
 @BOTH
