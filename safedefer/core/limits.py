@@ -129,6 +129,9 @@ SLOW_CALL: Final = timedelta(seconds=30)
 CHECKPOINT_INTERVAL: Final = timedelta(seconds=2)
 """A slice that was stopped repeats no more than about that, or one row."""
 
+MIN_CHECKPOINT_INTERVAL: Final = timedelta(milliseconds=250)
+"""Pages that take less share a checkpoint, unless the slice before was stopped."""
+
 MIN_ITEM_BACKOFF: Final = timedelta(seconds=10)
 MAX_ITEM_BACKOFF: Final = timedelta(minutes=10)
 """Between two calls for a row that fails: doubled each time."""

@@ -106,6 +106,11 @@ class HeldShard:
             return ()
         raise StoreUnavailableError("others were always first to claim a shard")
 
+    @property
+    def cursor(self) -> bytes | None:
+        """Place of the last row that was finished."""
+        return self.done.cursor or self.shard.cursor
+
     def reload(self) -> None:
         """Take the shard as it is stored: a transaction with its last writes was rolled back, or may have been.
 

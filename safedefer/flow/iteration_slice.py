@@ -26,7 +26,13 @@ from safedefer.core.iteration.items import (
 from safedefer.core.iteration.plan import SliceCall
 from safedefer.core.iteration.slices import is_careful, page_size
 from safedefer.core.iteration.state import Run
-from safedefer.core.limits import CHECKPOINT_INTERVAL, MAX_CALL_ROWS, MIN_ITEM_BACKOFF, SLOW_CALL
+from safedefer.core.limits import (
+    CHECKPOINT_INTERVAL,
+    MAX_CALL_ROWS,
+    MIN_CHECKPOINT_INTERVAL,
+    MIN_ITEM_BACKOFF,
+    SLOW_CALL,
+)
 from safedefer.core.ports import Place, WalkedPage
 from safedefer.errors import (
     CommitRefusedError,
@@ -45,6 +51,7 @@ from safedefer.flow.runtime import Runtime
 
 logger: Final = logging.getLogger("safedefer.iteration")
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
+_SHORTEST_INTERVAL: Final = MIN_CHECKPOINT_INTERVAL.total_seconds()
 _UNMADE: Final = "could not be given a row"
 _UNKEPT: Final = "could not have its writes committed"
 
@@ -67,6 +74,7 @@ class Slice:
         self._slowest_ms = 0
         self._last_seconds = 0.0
         self._has_warned = False
+        self._follows_crash = False
         # Of the present page: how many of its rows are behind, whether these were all, and the keys of the last one
         # that was finished and of the last one that was called for.
         self._given = 0
@@ -75,7 +83,7 @@ class Slice:
         self._called: object = None
         # Nothing more of it can be read: a row could not be made, which the error is kept of until it is seen to.
         self._is_broken_off = False
-        self._unmade: Exception | None = None
+        self._unmade: BaseException | None = None
         self._is_coroutine = inspect.iscoroutinefunction(self._walk.callback.function)
         self._started = runtime.clock.time()
         deadline = timedelta(seconds=self._walk.claims.deadline_seconds)
@@ -85,6 +93,8 @@ class Slice:
         """Claim the shard and walk it; what is to be done then."""
         commands = self._held.claim()
         self._slowest_ms = self._held.shard.slowest_ms
+        # Then the next crash is to be found at its page.
+        self._follows_crash = self._held.shard.crashes > 0
         token = walking.set(self._shard_index)
         try:
             while not commands:
@@ -127,7 +137,7 @@ class Slice:
             return self._held.end()
         if is_careful(self._held.shard):
             return self._go_carefully()
-        begun, size = self._now, page_size(self._held.shard)
+        begun, size = self._now, self._held.done.batch_size or page_size(self._held.shard)
         self._given, self._is_read, self._is_broken_off = 0, False, False
         try:
             page = self._read(size)
@@ -145,17 +155,16 @@ class Slice:
             return self._held.save()
         if page.ends(self._given):
             return self._held.finish()
-        batch = adapt_batch(
-            self._held.shard.batch_size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun
-        )
+        batch = adapt_batch(size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun)
         most = MAX_CALL_ROWS if self._walk.callback.batch else batch
         self._held.done = replace(self._held.done, batch_size=min(batch, most))
-        return self._held.save()
+        if self._follows_crash or self._now - self._held.saved >= _SHORTEST_INTERVAL:
+            return self._held.save()
+        return ()
 
     def _read(self, size: int) -> WalkedPage:
-        shard = self._held.shard
         return self._runtime.querysets.read_page(
-            self._queryset, self._walk.plan.order_field, shard.key_range, shard.cursor, size
+            self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor, size
         )
 
     def _find_place(self) -> Place | None:
@@ -164,9 +173,8 @@ class Slice:
         Raises:
             InvalidKeyRangesError: It has none.
         """
-        cursor = self._held.done.cursor or self._held.shard.cursor
         return self._runtime.querysets.find_place(
-            self._queryset, self._walk.plan.order_field, self._held.shard.key_range, cursor
+            self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor
         )
 
     def _go_through(self, page: WalkedPage) -> Commands:
@@ -309,7 +317,9 @@ class Slice:
                 before = now
             else:
                 self._is_read = True
-        except Exception as error:  # noqa: BLE001  # Of making an instance: it must not be taken for the callback's.
+        except (KeyboardInterrupt, GeneratorExit):  # The process is ending, or a call has failed.
+            raise
+        except BaseException as error:  # noqa: BLE001  # Of making a row: it must not be taken for the callback's.
             self._unmade = error
         finally:
             # Also when it is closed, because a call has failed.
@@ -382,7 +392,7 @@ class Slice:
         held = self._held
         return held.write(lambda _, shard: fail_page(shard, held.done, rows=rows, now=self._now))
 
-    def _fail_next(self, error: Exception) -> Commands:
+    def _fail_next(self, error: BaseException) -> Commands:
         """The row behind the last one that was finished could not be made, and no other row of its page can be."""
         self._is_read = self._is_broken_off = True
         failure = self._report(error, _UNMADE)
@@ -401,7 +411,7 @@ class Slice:
             self._shard_index,
             error,
         )
-        before = held.done.cursor or held.shard.cursor or b""
+        before = held.cursor or b""
         item = Item(digest=item_digest(held.run.id, b"behind" + before), cursor=before)
         return held.write(lambda run, shard: stop_at_item(run, shard, held.done, item, policy, now=self._now))
 

@@ -33,7 +33,7 @@ from safedefer.flow.ledger import Ledger
 from safedefer.key_ranges import sequential_int_key_ranges
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
-from tests.support.builders import ManualClock
+from tests.support.builders import HurryingClock, ManualClock
 from tests.support.site import Site
 from tests.support.visits import begin, delete, finalized, populate, run_by_hand, visits
 
@@ -282,7 +282,7 @@ def test_slice_that_comes_again_before_its_lease_has_ended_waits_and_loses_nothi
     names = populate(60)
     real = site.runtime.querysets
     # As of a worker that was stopped: nothing is released.
-    site.use(querysets=FewPages(real, 1, LeaseLostError("gone")))
+    site.use(querysets=FewPages(real, 1, LeaseLostError("gone")), clock=HurryingClock(site.runtime.clock.time(), 0.02))
     begin(Customer.objects.all(), _shards=1)
     site.run_tasks()
     done = visits(site)
@@ -560,14 +560,8 @@ def test_callback_may_delete_and_change_its_row_and_the_cursor_is_where_it_was(s
 def test_rows_of_many_pages_are_visited_once_across_checkpoints(site: Site) -> None:
     names = populate(700)
 
-    class Hurrying(ManualClock):
-        """Each look at it takes a tenth of a second, so that checkpoints fall into pages."""
-
-        def time(self) -> float:
-            self.now += 0.1
-            return self.now
-
-    site.use(clock=Hurrying(site.runtime.clock.time()))
+    # So that checkpoints fall into pages.
+    site.use(clock=HurryingClock(site.runtime.clock.time(), 0.1))
     begin(Customer.objects.all(), _shards=1, _deadline=1_800)
     site.run_tasks()
     assert visits(site) == Counter(names)
@@ -580,14 +574,7 @@ def test_slice_ends_before_its_deadline_and_the_next_one_goes_on(
 ) -> None:
     names = populate(60)
 
-    class Hurrying(ManualClock):
-        """Each look at it takes half a second."""
-
-        def time(self) -> float:
-            self.now += 0.5
-            return self.now
-
-    site.use(clock=Hurrying(site.runtime.clock.time()), slice_limit=limit)
+    site.use(clock=HurryingClock(site.runtime.clock.time(), 0.5), slice_limit=limit)
     begin(Customer.objects.all(), _shards=1, _deadline=deadline)
     site.run_tasks()
     for _ in range(200):

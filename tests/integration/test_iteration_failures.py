@@ -1,5 +1,6 @@
 """Rows of an iteration that fail: what came before them is kept, and what becomes of them is the caller's choice."""
 
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -236,9 +237,10 @@ def test_row_that_cannot_be_made_is_skipped_like_one_whose_call_fails(
     assert failed >= 6
 
 
-def test_row_that_cannot_be_made_halts_and_goes_on_when_it_can(site: Site) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, SystemExit])
+def test_row_that_cannot_be_made_halts_and_goes_on_when_it_can(site: Site, error: type[BaseException]) -> None:
     names = populate(30)
-    with unmakeable("c0007"):
+    with unmakeable("c0007", error=error):
         iteration = begin(Customer.objects.all(), _on_error="halt", _max_item_attempts=1, _shards=1)
         site.run_tasks()
         assert counts(iteration)[2] is RunState.HALTED
@@ -259,13 +261,35 @@ def test_row_that_cannot_be_made_is_named_by_nothing_of_its_own(site: Site, capl
     assert "not to be loaded" not in caplog.text
 
 
-def test_row_that_stops_workers_as_it_is_made_is_found_and_skipped(site: Site) -> None:
+class Stopped(KeyboardInterrupt):
+    """The end of a worker in the middle: nothing is left for anybody to see."""
+
+
+@pytest.fixture
+def stops_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows may stop the thread that is a worker here; that is not to be reported."""
+    usual = threading.excepthook
+    monkeypatch.setattr(threading, "excepthook", lambda args: None if args.exc_type is Stopped else usual(args))
+
+
+@pytest.mark.usefixtures("stops_workers")
+@each_callback
+def test_row_that_stops_workers_as_it_is_made_is_found_and_skipped(
+    site: Site, callback: Any, options: dict[str, Any]
+) -> None:
     names = populate(40)
     site.pause()
-    # Of a worker that is stopped in the middle no exception is left for anybody to see.
-    with unmakeable("c0013", error=SystemExit):
-        iteration = begin(
-            Customer.objects.all(), _shards=1, _on_error="skip", _max_item_attempts=2, _delete_marker=False
+    with unmakeable("c0013", error=Stopped):
+        iteration = defer_iteration_with_finalize(
+            Customer.objects.all(),
+            callback,
+            tasks.all_told,
+            "x",
+            _shards=1,
+            _on_error="skip",
+            _max_item_attempts=2,
+            _delete_marker=False,
+            **options,
         )
         run_in_time(site)
     seen = visits(site)
@@ -275,6 +299,21 @@ def test_row_that_stops_workers_as_it_is_made_is_found_and_skipped(site: Site) -
     assert all(count == 1 for name, count in seen.items() if name > "c0013")
     skipped, _, state = counts(iteration)
     assert (skipped, state) == (1, RunState.DONE)
+
+
+@pytest.mark.usefixtures("stops_workers")
+def test_pages_that_take_no_time_share_a_checkpoint_until_a_worker_is_stopped(site: Site) -> None:
+    names = populate(300)
+    site.pause()
+    with unmakeable("c0200", error=Stopped):
+        begin(Customer.objects.all(), _shards=1, _on_error="skip", _max_item_attempts=1)
+        run_in_time(site)
+    seen = visits(site)
+    assert set(seen) == set(names) - {"c0200"}
+    # The first slice kept nothing before it was stopped; the second one each page, of 20 and 80 rows.
+    assert {seen[name] for name in names[:100]} == {2}
+    assert min(seen[name] for name in names[100:200]) > 2
+    assert {seen[name] for name in names[201:]} == {1}
 
 
 TOO_LONG = "c0020" + "x" * 4_000

@@ -107,6 +107,19 @@ class ManualClock:
         return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
+class HurryingClock(ManualClock):
+    """A clock that goes on by so many seconds whenever somebody looks at it."""
+
+    def __init__(self, now: float, step: float) -> None:
+        super().__init__(now)
+        self.step = step
+
+    def time(self) -> float:
+        """Seconds since 1970."""
+        self.now += self.step
+        return self.now
+
+
 @dataclass(frozen=True)
 class Row:
     """Stands for a saved model instance where Django is not at hand."""

@@ -16,7 +16,7 @@ Slice, start:  read run and shard, `claim_shard`, commit. On a conflict read and
                a claim that may have been made is nobody's, and its lease ends by itself.
 Slice, work:   ask the budget; read a page of `page_size(shard)` rows behind the cursor. Before each row ask the budget
                and `judge_item`, and write `announce_item` where `is_careful(shard)`; call; on an exception `fail_item`.
-               After each page, and every `CHECKPOINT_INTERVAL`, write `checkpoint`; then read the run, and end
+               After a page, and every `CHECKPOINT_INTERVAL`, write `checkpoint`; then read the run, and end
                the slice where `is_stopping(run)`.
 Slice, end:    no rows left: `finish_shard`. Budget used, or the run is stopping: `end_slice`.
 Every write of a slice: on a conflict, or without an answer, read the rows. `is_made`: go on. Else `keep_lease`, which

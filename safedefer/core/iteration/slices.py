@@ -77,12 +77,12 @@ def _claimed(shard: Shard, now: int, lease_seconds: int) -> Shard:
     if shard.state is ShardState.READY:
         return claimed
     # A lease that ended without a release: its holder was stopped. The row that it named has failed; where it named
-    # none, the page may have been too much for it.
+    # none again, the page may have been too much for it.
     crashes = shard.crashes + 1
     return replace(
         claimed,
         crashes=crashes,
-        batch_size=max(1, shard.batch_size // 2),
+        batch_size=max(1, shard.batch_size // 2) if crashes >= _CRASHES_BEFORE_CARE else shard.batch_size,
         careful=max(shard.careful, shard.batch_size) if crashes >= _CRASHES_BEFORE_CARE else shard.careful,
         poison_tries=shard.poison_tries + shard.calling,
         failed=shard.failed + shard.calling,
