@@ -3,7 +3,7 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,10 +13,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
-from safedefer.core.iteration.rows import parse_run
+from safedefer.core.iteration.rows import parse_run, parse_shard
 from safedefer.core.iteration.state import RunState
 from safedefer.core.ports import RecordStore
-from safedefer.core.records import Change, Delete, Put, RecordKind
+from safedefer.core.records import Change, Delete, Put, Record, RecordKey, RecordKind
 from safedefer.django.modelrefs import RowsUnavailableError
 from safedefer.errors import (
     InvalidCallError,
@@ -31,6 +31,7 @@ from safedefer.errors import (
 )
 from safedefer.flow.ledger import Ledger
 from safedefer.key_ranges import sequential_int_key_ranges
+from safedefer.testing.fakes import MemoryRecords
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
 from tests.support.builders import HurryingClock, ManualClock
@@ -318,6 +319,44 @@ def test_slice_whose_database_is_away_for_a_moment_holds_no_lease_and_repeats_no
     later = ManualClock(site.runtime.clock.time() + 60)
     site.use(clock=later, ledger=Ledger(site.runtime.records, later))
     delete(site, task.name)
+    run_by_hand(site)
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_slice_whose_reading_of_the_run_is_older_than_that_of_its_shard_does_not_revive_it(site: Site) -> None:
+    names = populate(30)
+    site.pause()
+    begin(Customer.objects.all(), _shards=2, _delete_marker=False, key_ranges_getter=sequential_int_key_ranges)
+    (plan,) = site.tasks()
+    assert site.post(plan.http_request.body).status == 204
+    delete(site, plan.name)
+    slices = site.tasks()
+    real = site.runtime.records
+    (before,) = real.scan(RecordKind.RUN, limit=9)
+    assert site.post(slices[0].http_request.body).status == 204
+    (done,) = (record for record in real.scan(RecordKind.SHARD, limit=9) if parse_shard(record).state == "done")
+    stale = 0
+
+    class Behind:
+        """Reads the run as it was before its shard was done, whenever both are read for the first time."""
+
+        scan, commit = real.scan, real.commit
+
+        def get(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, Record]:
+            nonlocal stale
+            found = dict(real.get(keys))
+            if before.key in keys and stale < 2:
+                stale += 1
+                found[before.key] = before
+            return found
+
+    # Another ledger, to which the task is new.
+    site.use(records=Behind(), ledger=Ledger(MemoryRecords(), site.runtime.clock))
+    assert site.post(slices[0].http_request.body).status == 204
+    assert stale == 2
+    site.use(records=real, ledger=Ledger(real, site.runtime.clock))
+    assert real.get([done.key])[done.key].version == done.version
     run_by_hand(site)
     assert visits(site) == Counter(names)
     assert finalized(site) == 1
