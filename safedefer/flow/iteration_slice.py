@@ -2,16 +2,15 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 from math import ceil
 from typing import Final, final
 
 from safedefer.core.control import Drop, Retry
-from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
+from safedefer.core.iteration.budget import adapt_batch
 from safedefer.core.iteration.decisions import Decision
 from safedefer.core.iteration.ids import item_digest
 from safedefer.core.iteration.items import (
@@ -46,6 +45,7 @@ from safedefer.errors import (
 from safedefer.flow.calling import call_verified_for_each, failure_of
 from safedefer.flow.current import walking
 from safedefer.flow.iteration_lease import HeldShard
+from safedefer.flow.iteration_page import Pace, PageRows
 from safedefer.flow.iteration_walk import Commands, Outcome, decode_tree, find_walk, open_queryset
 from safedefer.flow.runtime import Runtime
 
@@ -70,29 +70,16 @@ class Slice:
         )
         self._queryset = open_queryset(runtime, self._walk)
         self._using = self._alias()
-        self._rows = 0
-        self._slowest_ms = 0
-        self._last_seconds = 0.0
+        self._pace = Pace(runtime.clock.time, self._walk.claims.deadline_seconds, runtime.slice_limit)
         self._has_warned = False
         self._follows_crash = False
-        # Of the present page: how many of its rows are behind, whether these were all, and the keys of the last one
-        # that was finished and of the last one that was called for.
-        self._given = 0
-        self._is_read = False
-        self._finished: object = None
-        self._called: object = None
-        # Nothing more of it can be read: a row could not be made, which the error is kept of until it is seen to.
-        self._is_broken_off = False
-        self._unmade: BaseException | None = None
-        self._is_coroutine = inspect.iscoroutinefunction(self._walk.callback.function)
-        self._started = runtime.clock.time()
-        deadline = timedelta(seconds=self._walk.claims.deadline_seconds)
-        self._budget = make_budget(deadline, limit=runtime.slice_limit)
+        # Rows are made at once where the callback's event loop, or a transaction, would be around the making.
+        self._at_once = self._using is not None or inspect.iscoroutinefunction(self._walk.callback.function)
 
     def work(self) -> Outcome:
         """Claim the shard and walk it; what is to be done then."""
         commands = self._held.claim()
-        self._slowest_ms = self._held.shard.slowest_ms
+        self._pace.slowest_ms = self._held.shard.slowest_ms
         # Then the next crash is to be found at its page.
         self._follows_crash = self._held.shard.crashes > 0
         token = walking.set(self._shard_index)
@@ -133,29 +120,26 @@ class Slice:
 
     def _page(self) -> Commands:
         """One page of rows; no commands means that there is another."""
-        if not self._has_time():
+        if not self._pace.has_time():
             return self._held.end()
         if is_careful(self._held.shard):
             return self._go_carefully()
         begun, size = self._now, self._held.done.batch_size or page_size(self._held.shard)
-        self._given, self._is_read, self._is_broken_off = 0, False, False
         try:
-            page = self._read(size)
-            if self._walk.callback.batch:
-                page = replace(page, rows=iter(list(page.rows)))
+            rows = PageRows(self._read(size), at_once=self._at_once)
         except (UnavailableError, RejectedError):
             raise
         except Exception as error:  # noqa: BLE001  # Of the application's code, which makes these rows all at once.
             self._report(error, _UNMADE)
             return self._fail_page(size)
         read = self._now
-        if commands := self._go_through(page):
+        if commands := self._go_together(rows) if self._walk.callback.batch else self._go_through(rows):
             return commands
-        if self._is_broken_off:
+        if rows.unmade is not None:
             return self._held.save()
-        if page.ends(self._given):
+        if rows.page.ends(rows.given):
             return self._held.finish()
-        batch = adapt_batch(size, rows=self._given, seconds=self._now - begun, reading_seconds=read - begun)
+        batch = adapt_batch(size, rows=rows.given, seconds=self._now - begun, reading_seconds=read - begun)
         most = MAX_CALL_ROWS if self._walk.callback.batch else batch
         self._held.done = replace(self._held.done, batch_size=min(batch, most))
         if self._follows_crash or self._now - self._held.saved >= _SHORTEST_INTERVAL:
@@ -177,17 +161,12 @@ class Slice:
             self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor
         )
 
-    def _go_through(self, page: WalkedPage) -> Commands:
-        if self._walk.callback.batch:
-            return self._go_together(page)
-        if self._is_coroutine or self._using is not None:
-            # Making an instance may be the application's code: it runs in no event loop of its callback, nor in a
-            # transaction that it could break.
-            page = _made(page)
-        while not self._is_read:
-            if not self._has_time():
+    def _go_through(self, rows: PageRows) -> Commands:
+        while not rows.is_over:
+            if not self._pace.has_time():
                 return self._held.end()
-            if commands := self._commit(partial(self._go_on_for_a_while, page), partial(self._fail_since, self._given)):
+            refused = partial(self._fail_since, rows, rows.given)
+            if commands := self._commit(partial(self._go_on_for_a_while, rows), refused):
                 return commands
             if self._now - self._held.saved >= _INTERVAL and (commands := self._held.save()):
                 return commands
@@ -218,23 +197,27 @@ class Slice:
         key = page.key_of(row)
         item = self._item(page.cursor_at(key))
         first = [row] if self._walk.callback.batch else row
-        call = partial(self._call_at_once, page, first, key, item, 1)
+        call = partial(self._call_once, page, first, key, item, 1)
         return self._commit(call, partial(self._fail, item)) or self._held.save()
 
-    def _go_together(self, page: WalkedPage) -> Commands:
+    def _go_together(self, rows: PageRows) -> Commands:
         """All rows of a page in one call."""
-        rows = list(page.rows)
-        if not rows:
+        page, given = rows.page, list[object]()
+        try:
+            given += page.rows
+        except Exception as error:  # noqa: BLE001  # Of the application's code.
+            self._report(error, _UNMADE)
+            return self._fail_page(len(given) + 1)
+        if not given:
             return ()
-        if not self._has_time():
+        if not self._pace.has_time():
             return self._held.end()
-        first, last = page.key_of(rows[0]), self._item(page.cursor_at(page.key_of(rows[-1])))
-        self._given = len(rows)
-        return self._commit(
-            partial(self._call_at_once, page, rows, first, last, len(rows)), partial(self._fail_since, 0)
-        )
+        first, last = page.key_of(given[0]), self._item(page.cursor_at(page.key_of(given[-1])))
+        rows.given = len(given)
+        call = partial(self._call_once, page, given, first, last, rows.given)
+        return self._commit(call, partial(self._fail_since, rows, 0))
 
-    def _call_at_once(self, page: WalkedPage, first: object, key: object, last: Item, count: int) -> Commands:
+    def _call_once(self, page: WalkedPage, first: object, key: object, last: Item, count: int) -> Commands:
         """One call.
 
         Args:
@@ -244,7 +227,7 @@ class Slice:
         """
         began = self._now
         failure = self._call_for_each((first,))
-        self._last_seconds = self._now - began
+        self._pace.last_seconds = self._now - began
         self._warn_if_slow(page, key)
         if failure is None or _is_drop(failure):
             self._account(last.cursor, count, calls=1)
@@ -268,67 +251,42 @@ class Slice:
             self._held.reload()
             return refused(self._report(error.__cause__ or error, _UNKEPT))
 
-    def _go_on_for_a_while(self, page: WalkedPage) -> Commands:
+    def _go_on_for_a_while(self, rows: PageRows) -> Commands:
         """Once, or in a transaction until a checkpoint is due."""
         while True:
-            commands = self._go_on(page)
-            if commands or self._is_read or self._using is None:
+            commands = self._go_on(rows)
+            if commands or rows.is_over or self._using is None:
                 return commands
-            if not self._has_time() or self._now - self._held.saved >= _INTERVAL:
+            if not self._pace.has_time() or self._now - self._held.saved >= _INTERVAL:
                 return ()
 
-    def _go_on(self, page: WalkedPage) -> Commands:
+    def _go_on(self, rows: PageRows) -> Commands:
         """Rows until a checkpoint is due, no more may be begun, or one fails; no commands means that there is more."""
-        before = self._given
-        rows = self._rows_of(page)
-        failure = self._call_for_each(rows)
-        rows.close()
-        if failure is not None or self._given > before:
-            self._warn_if_slow(page, self._called)
+        before, finished, page = rows.given, rows.finished, rows.page
+        # In a transaction each call has a savepoint of its own.
+        stop = 0.0 if self._using is not None else min(self._held.saved + _INTERVAL, self._pace.last_start())
+        firsts = rows.until(stop, self._pace)
+        failure = self._call_for_each(firsts)
+        firsts.close()
+        if failure is not None and self._using is not None:
+            # The one call may have returned, and its savepoint not have been kept.
+            rows.given, rows.finished = before, finished
+        if failure is not None or rows.given > before:
+            self._warn_if_slow(page, rows.called)
         if failure is not None and _is_drop(failure):
-            self._finished, self._given, failure = self._called, self._given + 1, None
-        if self._given > before:
-            count = self._given - before
-            self._account(page.cursor_at(self._finished), count, calls=count)
-        if self._unmade is not None:
-            error, self._unmade = self._unmade, None
-            return self._fail_next(error)
+            rows.take_as_finished()
+            failure = None
+        if rows.given > before:
+            count = rows.given - before
+            self._account(page.cursor_at(rows.finished), count, calls=count)
+        if rows.unmade is not None:
+            return self._fail_next(rows.unmade)
         if failure is None:
             return ()
-        self._given += 1
-        return self._fail(self._item(page.cursor_at(self._called)), failure)
-
-    def _rows_of(self, page: WalkedPage) -> Generator[object]:
-        """The rows to call for: what is done for every row is done here, and by whoever calls."""
-        clock, key_of = self._runtime.clock.time, page.key_of
-        stop = min(self._held.saved + _INTERVAL, self._started + self._budget.last_start(self._slowest_ms))
-        if self._using is not None:
-            stop = 0.0  # Each call has a savepoint of its own.
-        given, finished, called = self._given, self._finished, self._finished
-        before = clock()
-        try:
-            for number, row in enumerate(page.rows, given + 1):
-                called = key_of(row)
-                yield row
-                given, finished = number, called
-                now = clock()
-                if now >= stop:
-                    break
-                before = now
-            else:
-                self._is_read = True
-        except (KeyboardInterrupt, GeneratorExit):  # The process is ending, or a call has failed.
-            raise
-        except BaseException as error:  # noqa: BLE001  # Of making a row: it must not be taken for the callback's.
-            self._unmade = error
-        finally:
-            # Also when it is closed, because a call has failed.
-            self._given, self._finished, self._called = given, finished, called
-            # A row that takes so long that it matters to the reserve is the last one here.
-            self._last_seconds = clock() - before
+        rows.given += 1
+        return self._fail(self._item(page.cursor_at(rows.called)), failure)
 
     def _call_for_each(self, firsts: Iterable[object]) -> FunctionFailedError | None:
-        given, finished = self._given, self._finished
         try:
             # In a transaction a call that fails is rolled back to its savepoint, and what came before it is kept.
             with nullcontext() if self._using is None else self._runtime.commits.atomic(self._using):
@@ -336,7 +294,6 @@ class Slice:
         except FunctionFailedError as failure:
             return failure
         except CommitRefusedError as error:
-            self._given, self._finished = given, finished
             return self._report(error.__cause__ or error, _UNKEPT)
         return None
 
@@ -345,15 +302,15 @@ class Slice:
 
     def _account(self, cursor: bytes, count: int, *, calls: int) -> None:
         """Count rows that were finished."""
-        self._rows += count
-        self._slowest_ms = slowest(self._slowest_ms, self._last_seconds, rows=calls)
+        self._pace.count(count, calls=calls)
+        done = self._held.done
         self._held.done = replace(
-            self._held.done, cursor=cursor, processed=self._held.done.processed + count, slowest_ms=self._slowest_ms
+            done, cursor=cursor, processed=done.processed + count, slowest_ms=self._pace.slowest_ms
         )
 
     def _warn_if_slow(self, page: WalkedPage, key: object) -> None:
         """Name the row whose call took long, once: its primary key is the one thing that somebody can look for."""
-        if self._last_seconds <= SLOW_CALL.total_seconds() or self._has_warned:
+        if self._pace.last_seconds <= SLOW_CALL.total_seconds() or self._has_warned:
             return
         self._has_warned = True
         logger.warning(
@@ -362,7 +319,7 @@ class Slice:
             self._held.run.id.hex(),
             self._shard_index,
             page.pk_of(key),
-            self._last_seconds,
+            self._pace.last_seconds,
             SLOW_CALL.total_seconds(),
         )
 
@@ -384,8 +341,8 @@ class Slice:
         retry = failure.__cause__
         return ceil(self._now + retry.after.total_seconds()) if isinstance(retry, Retry) else None
 
-    def _fail_since(self, before: int, _: FunctionFailedError) -> Commands:
-        return self._fail_page(self._given - before)
+    def _fail_since(self, rows: PageRows, before: int, _: FunctionFailedError) -> Commands:
+        return self._fail_page(rows.given - before)
 
     def _fail_page(self, rows: int) -> Commands:
         """Several rows have failed together: they go one by one next."""
@@ -394,7 +351,6 @@ class Slice:
 
     def _fail_next(self, error: BaseException) -> Commands:
         """The row behind the last one that was finished could not be made, and no other row of its page can be."""
-        self._is_read = self._is_broken_off = True
         failure = self._report(error, _UNMADE)
         try:
             place = self._find_place()
@@ -417,27 +373,6 @@ class Slice:
 
     def _item(self, cursor: bytes) -> Item:
         return Item(digest=item_digest(self._held.run.id, cursor), cursor=cursor)
-
-    def _has_time(self) -> bool:
-        elapsed = self._now - self._started
-        return self._budget.has_time(elapsed_seconds=elapsed, slowest_ms=self._slowest_ms, rows=self._rows)
-
-
-def _made(page: WalkedPage) -> WalkedPage:
-    """A page whose rows were made already, up to one that could not be."""
-    rows: list[object] = []
-    error = None
-    try:
-        rows.extend(page.rows)
-    except Exception as raised:  # noqa: BLE001  # Of the application's code; it is raised behind the rows.
-        error = raised
-    return replace(page, rows=_before(rows, error))
-
-
-def _before(rows: list[object], error: Exception | None) -> Iterator[object]:
-    yield from rows
-    if error is not None:
-        raise error
 
 
 def _is_drop(failure: FunctionFailedError) -> bool:
