@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Final, final
 
 from django.db.models import Model, Q, QuerySet
-from django.db.models.query import ValuesIterable
+from django.db.models.query import ModelIterable, ValuesIterable
 
 from safedefer.django.datastore_pages import is_datastore, read_datastore_rows
 from safedefer.django.order_field import OrderField, may_have_no_key, to_key
@@ -97,15 +97,15 @@ def find_place(
 
 def keys_of(queryset: QuerySet[Any], order: OrderField) -> QuerySet[Any, Any]:
     """The rows as objects with their keys, which no code of the application makes."""
+    rows = queryset.prefetch_related(None)
     if is_datastore(queryset.db):
-        # Of some columns the connector makes a projection, which would need an index with all of them.
-        names = [field.attname for field in queryset.model._meta.concrete_fields]
+        # Of some columns the connector makes a projection, for which there may be no index.
+        keys: Any = rows.defer(None)
+        keys._iterable_class = _EntityKeys
     else:
-        names = [order.pk_name] if order.is_pk else [order.name, order.pk_name]
-    keys: QuerySet[Any, Any] = queryset.prefetch_related(None).values(*names)
-    internals: Any = keys
-    internals._iterable_class = _Keys  # No public name either.
-    return keys
+        keys = rows.values(*([order.pk_name] if order.is_pk else [order.name, order.pk_name]))
+        keys._iterable_class = _Keys
+    return keys  # type: ignore[no-any-return]  # Neither class has a public name.
 
 
 @final
@@ -115,6 +115,20 @@ class _Keys(ValuesIterable):
     def __iter__(self) -> Iterator[Any]:
         pk_name = self.queryset.model._meta.pk.attname
         for values in super().__iter__():
+            yield SimpleNamespace(pk=values[pk_name], **values)
+
+
+@final
+class _EntityKeys(ModelIterable):  # type: ignore[type-arg]  # It takes none at run time.
+    """The same with all columns, as `ModelIterable` has them before it makes instances."""
+
+    def __iter__(self) -> Iterator[Any]:
+        compiler: Any = self.queryset.query.get_compiler(using=self.queryset.db)
+        results = compiler.execute_sql(chunked_fetch=self.chunked_fetch, chunk_size=self.chunk_size)
+        names = [column.target.attname for column, *_ in compiler.select]
+        pk_name = self.queryset.model._meta.pk.attname
+        for row in compiler.results_iter(results):
+            values = dict(zip(names, row, strict=False))
             yield SimpleNamespace(pk=values[pk_name], **values)
 
 

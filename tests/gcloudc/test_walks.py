@@ -10,7 +10,11 @@ from uuid import UUID
 
 import pytest
 from django.db.models import Q, QuerySet
+from django.db.models.signals import post_init
 
+from safedefer.django.order_field import resolve_order_field
+from safedefer.django.pages import find_place, place_of, read_page
+from safedefer.django.positions import KeyRange
 from safedefer.errors import InvalidKeyRangesError
 from safedefer.key_ranges import (
     datastore_key_ranges,
@@ -99,6 +103,28 @@ def test_field_whose_index_is_named_is_walked(name: str) -> None:
     Shelf.objects.bulk_create(Shelf(aisle=number % 3, depth=number % 4, owner=owner) for number in range(12))
     rows = Shelf.objects.all()
     assert visits(rows, at_every_key, name) == in_order(rows, f"{name}_id" if name == "owner" else name)
+
+
+@pytest.mark.parametrize("order_by", ["pk", "age", "since"])
+@pytest.mark.parametrize("rows", [Customer.objects.all, lambda: Customer.objects.only("name").filter(city="Graz")])
+def test_place_of_the_next_row_is_found_without_making_it(order_by: str, rows: Any) -> None:
+    Customer.objects.bulk_create(
+        Customer(name=f"c{number}", city="Graz", age=number, since=datetime(2024, 1, 1 + number, tzinfo=UTC))
+        for number in range(3)
+    )
+    order = resolve_order_field(rows(), order_by)
+    page = read_page(rows(), KeyRange(), None, order, 3)
+    places = [place_of(order, page.key_of(row)) for row in page.rows]
+
+    def refuse(**_: object) -> None:
+        raise RuntimeError
+
+    post_init.connect(refuse, sender=Customer)
+    try:
+        found = [find_place(rows(), KeyRange(), cursor, order) for cursor in [None, *places]]
+    finally:
+        post_init.disconnect(refuse, sender=Customer)
+    assert found == [*places, None]
 
 
 def test_sampled_ranges_are_refused() -> None:

@@ -7,7 +7,7 @@ from django.db.models import Model, QuerySet
 
 from safedefer.django.key_ranges.ranges import KeyRangesGetter, plan_key_ranges
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import place_of, read_page
+from safedefer.django.pages import find_place, place_of, read_page
 from safedefer.django.positions import KeyRange, decode_cursor, decode_key_range, encode_cursor, encode_key_range
 
 
@@ -24,12 +24,14 @@ def walk_range(
     visited: list[Any] = []
     cursor = None
     while True:
+        place = find_place(queryset, key_range, cursor, order)
         page = read_page(queryset, key_range, cursor, order, limit)
         rows, keys = [], []
         for row in page.rows:
             rows.append(row)
             keys.append(page.key_of(row))
         assert len(rows) <= limit
+        assert place == (place_of(order, keys[0]) if keys else None)
         visited += [row.pk for row in rows]
         assert len(visited) < 30_000, "a walk without end"
         between(rows)
