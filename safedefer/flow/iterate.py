@@ -6,6 +6,7 @@ what comes from the store is only how far it is.
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -16,7 +17,7 @@ from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import SliceCall, parse_finalize, parse_slice
 from safedefer.core.iteration.planning import plan_run, repeat_plan
 from safedefer.core.iteration.rows import open_shard_keys, parse_shard, plan_keys, run_key, shard_key
-from safedefer.core.iteration.state import RunState
+from safedefer.core.iteration.state import ENDED, Run, RunState
 from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
 from safedefer.core.records import Delete
@@ -78,18 +79,20 @@ def _begin(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
     run_id = walk.claims.task_id
     run = read_run(runtime, run_id)
     if run is None:
-        try:
-            return _insert(runtime, walk, envelope)
-        except (RecordConflictError, StoreUnavailableError):
-            # Another delivery was first, or this one without an answer.
-            run = read_run(runtime, run_id)
+        # On a conflict another delivery was first; without an answer it may have been this one.
+        with suppress(RecordConflictError, StoreUnavailableError):
+            _insert(runtime, walk, envelope)
+        run = read_run(runtime, run_id)
     if run is None:
         raise StoreUnavailableError("an iteration could not be begun")
+    if run.state not in ENDED and _was_finalized(runtime, walk.claims):
+        _remove(runtime, run)
+        return None
     shards = runtime.records.get(open_shard_keys(run))
     return Outcome(commands=repeat_plan(run, map(parse_shard, shards.values())).commands, walk=walk, run=run)
 
 
-def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
+def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> None:
     plan, queryset = walk.plan, open_queryset(runtime, walk)
     decision = plan_run(
         walk.claims.task_id,
@@ -98,13 +101,7 @@ def _insert(runtime: Runtime, walk: Walk, envelope: bytes) -> Outcome | None:
         estimated_total=runtime.querysets.estimate(queryset),
         now=runtime.clock.time(),
     )
-    if _was_finalized(runtime, walk.claims):
-        return None
     runtime.records.commit(decision.changes)
-    run = read_run(runtime, walk.claims.task_id)
-    if run is None:
-        raise StoreUnavailableError("an iteration is not there although it has just been begun")
-    return Outcome(commands=decision.commands, walk=walk, run=run)
 
 
 def _cut(runtime: Runtime, walk: Walk, queryset: object) -> Sequence[bytes]:
@@ -119,10 +116,12 @@ def _cut(runtime: Runtime, walk: Walk, queryset: object) -> Sequence[bytes]:
 def _was_finalized(runtime: Runtime, plan: Claims) -> bool:
     """Whether a plan has come again behind the end: its worker died once the slices were there, which did the rest.
 
-    The run may have been removed since. The ledger keeps the finalize task for longer than the plan's may come.
+    The run may have been removed since, and this one be another. So it is asked once a run is there: whatever removed a
+    former one came before. The ledger keeps the finalize task for longer than the plan's may come.
     """
     finalize = replace(plan, task_id=finalize_task_id(plan.task_id))
-    return isinstance(runtime.ledger.look(finalize).claim, Finished)
+    claim = runtime.ledger.look(finalize).claim
+    return isinstance(claim, Finished) and not claim.dead
 
 
 def _finalize(runtime: Runtime, run_id: TaskId, digest: bytes, task: CurrentTask) -> Outcome | None:
@@ -171,11 +170,15 @@ def forget_run(runtime: Runtime, ended: Outcome) -> None:
     run = read_run(runtime, ended.run.id)
     if run is None or run.state is not RunState.DONE:
         return
-    # The run first: a task that comes late is at its end when that is gone, and would wait in vain for the others.
-    keys = [run_key(run.id), *plan_keys(run), *(shard_key(run.id, index) for index in range(run.shards))]
     try:
-        for start in range(0, len(keys), _REMOVED_AT_ONCE):
-            found = runtime.records.get(keys[start : start + _REMOVED_AT_ONCE])
-            runtime.records.commit([Delete(key=key, expected=record.version) for key, record in found.items()])
+        _remove(runtime, run)
     except UnavailableError as error:
         logger.warning("the records of iteration %s could not be removed; they expire: %s", run.id.hex(), error)
+
+
+def _remove(runtime: Runtime, run: Run) -> None:
+    # The run first: a task that comes late is at its end when that is gone, and would wait in vain for the others.
+    keys = [run_key(run.id), *plan_keys(run), *(shard_key(run.id, index) for index in range(run.shards))]
+    for start in range(0, len(keys), _REMOVED_AT_ONCE):
+        found = runtime.records.get(keys[start : start + _REMOVED_AT_ONCE])
+        runtime.records.commit([Delete(key=key, expected=record.version) for key, record in found.items()])

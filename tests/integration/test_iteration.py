@@ -362,6 +362,38 @@ def test_slice_whose_reading_of_the_run_is_older_than_that_of_its_shard_does_not
     assert finalized(site) == 1
 
 
+def test_plan_that_was_frozen_until_all_of_it_was_over_begins_nothing(site: Site) -> None:
+    names = populate(30)
+    site.pause()
+    begin(Customer.objects.all(), _shards=2)
+    (plan,) = site.tasks()
+    real, ended = site.runtime.records, 0
+
+    class Frozen:
+        """Another worker does the whole of it between the reads of this one and its commit."""
+
+        get, scan = real.get, real.scan
+
+        def commit(self, changes: Sequence[Change]) -> None:
+            nonlocal ended
+            if not ended and any(change.key.kind is RecordKind.RUN for change in changes):
+                ended += 1
+                later = ManualClock(site.runtime.clock.time() + 3_600)
+                site.use(records=real, clock=later, ledger=Ledger(real, later))
+                run_by_hand(site)
+                assert list(real.scan(RecordKind.RUN, limit=9)) == []
+            real.commit(changes)
+
+    site.use(records=Frozen())
+    # Its lease was over, so that another had it meanwhile.
+    assert site.post(plan.http_request.body).status == 409
+    assert ended == 1
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+    assert site.tasks() == []
+    assert [list(real.scan(kind, limit=9)) for kind in (RecordKind.RUN, RecordKind.SHARD, RecordKind.PLAN)] == [[]] * 3
+
+
 def test_paused_iteration_stands_still_and_goes_on_where_it_was(site: Site) -> None:
     names = populate(1_200)
     iteration = defer_iteration_with_finalize(

@@ -8,9 +8,9 @@ their order. No commands: the worker goes on. Whoever drives the rules keeps to 
 
 Every task:    claim it in the ledger; its rule; commit; create tasks; finish it in the ledger; answer 2xx.
                A worker may die between any two of these: what it left undone is done by the next delivery.
-Plan:          read the run. There: `repeat_plan`. Not there: cut the queryset, `plan_run`. Where the ledger has the
-               finalize task as done, the run was removed behind its end: nothing. Else commit; on a conflict, or
-               without an answer, read again and `repeat_plan` what is there.
+Plan:          read the run. Not there: cut the queryset, `plan_run`, commit, and read what is there. Where the ledger
+               has the finalize task of a run that has not ended as done, a former run was removed behind its end, and
+               this one is removed as well. Else `repeat_plan`.
                A later task whose run is not there is refused for good: somebody has removed it.
 Slice, start:  read run and shard, `claim_shard`, commit. On a conflict read and decide again. Without an answer stop:
                a claim that may have been made is nobody's, and its lease ends by itself.
