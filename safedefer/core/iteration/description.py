@@ -185,13 +185,19 @@ class _Parser:
         self._count = 0
         self._reader = Reader(lambda label, cls: False, {})  # noqa: ARG005  # Nothing here refers to a row.
 
-    def parse(self, tree: object, depth: int) -> Conditions:
-        self._count += 1
+    def parse(self, tree: object, depth: int, weight: int = 1) -> Conditions:
+        """Read conditions.
+
+        Args:
+            weight: How often the SQL has them: Django writes each part of an XOR twice.
+        """
+        self._count += weight
         if self._count > MAX_CONDITIONS or depth > MAX_CONDITION_DEPTH:
             raise WireError("too many or too deeply nested conditions", limit=True)
         match tree:
             case [str(connector), bool(negated), list(parts)] if connector in _CONNECTORS:
-                return Junction(connector=connector, negated=negated, parts=self._parts(parts, depth + 1))
+                weight *= 2 if connector == "XOR" else 1
+                return Junction(connector=connector, negated=negated, parts=self._parts(parts, depth + 1, weight))
             case [path, str(lookup), None, column] if lookup in LOOKUPS:
                 return Condition(path=_path(path), lookup=lookup, column=_path(column))
             case [path, str(lookup), node] if lookup in LOOKUPS:
@@ -199,5 +205,5 @@ class _Parser:
             case _:
                 raise WireError("not a condition")
 
-    def _parts(self, parts: Sequence[object], depth: int) -> tuple[Conditions, ...]:
-        return tuple(self.parse(part, depth) for part in parts)
+    def _parts(self, parts: Sequence[object], depth: int, weight: int) -> tuple[Conditions, ...]:
+        return tuple(self.parse(part, depth, weight) for part in parts)

@@ -238,6 +238,20 @@ def test_descriptions_are_limited() -> None:
         dump_description(book(many))
 
 
+def test_what_the_sql_repeats_counts_as_often() -> None:
+    def nested(levels: int) -> Description:
+        condition: Conditions = where("topics__name")
+        for _ in range(levels):
+            condition = Junction(connector="XOR", negated=True, parts=(condition, where("topics__name")))
+        return book(condition)
+
+    dump_description(nested(6))
+    rows = build_queryset(nested(6), POLICY)
+    assert len(str(rows.query)) < 500_000
+    with pytest.raises(WireError, match="too many"):
+        dump_description(nested(8))
+
+
 @pytest.mark.parametrize(
     "tree",
     [
