@@ -10,7 +10,7 @@ from django.db.models import F, Model, Q, QuerySet
 from django.db.models.constants import LOOKUP_SEP
 
 from safedefer.core.iteration.description import Condition, Conditions, Description
-from safedefer.django.descriptions.paths import Allows, check_path, refused, target_of
+from safedefer.django.descriptions.paths import MAX_HOPS, Allows, check_path, refused, target_of
 from safedefer.django.descriptions.policy import DescriptionPolicy
 from safedefer.errors import ArgumentsRefusedError
 
@@ -83,10 +83,10 @@ def _with_q(part: Q | _Pair) -> Q:
 
 
 def _load(rows: QuerySet[Any], description: Description) -> QuerySet[Any]:
-    """What is loaded with the rows tells nothing to who chose it, so that any model may be."""
+    """The rows with what is loaded along with them, or left out."""
     model = rows.model
     for path in (*description.only, *description.deferred, *description.select_related):
-        check_path(model, path, _is_anything)
+        check_path(model, path, None)
     for path in description.prefetch_related:
         _check_accessors(model, path)
     if description.distinct:
@@ -104,19 +104,18 @@ def _load(rows: QuerySet[Any], description: Description) -> QuerySet[Any]:
 
 def _check_accessors(model: type[Model], path: str) -> None:
     """See that a path is one of relations: Django takes these names as attributes of instances, whatever they are."""
-    for name in path.split(LOOKUP_SEP):
-        found = [
-            field
-            for field in model._meta.get_fields()
-            if field.is_relation and getattr(field, "path_infos", None) and _accessor_of(field) == name
-        ]
+    names = path.split(LOOKUP_SEP)
+    if len(names) > MAX_HOPS:
+        raise refused("a path over too many relations")
+    while names:
+        name, *names = names
+        found = [field for field in model._meta.get_fields() if field.is_relation and _accessor_of(field) == name]
         if not found:
             raise refused("a relation that the model does not have")
-        model = target_of(found[0], _is_anything)
-
-
-def _is_anything(model: type[Model]) -> bool:  # noqa: ARG001  # Of any.
-    return True
+        if found[0].related_model is not None:
+            model = target_of(found[0], None)
+        elif names:
+            raise refused("a path that goes on behind a generic foreign key")
 
 
 def _accessor_of(field: Any) -> str | None:

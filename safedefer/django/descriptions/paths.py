@@ -40,6 +40,9 @@ _MAX_JSON_KEYS: Final = 8
 Allows: TypeAlias = Callable[[type[Model]], bool]
 """Whether rows of a model may be asked about."""
 
+MAX_HOPS: Final = 2 * MAX_RELATED_DEPTH
+"""Relations on a path; one of many to many is two."""
+
 
 class UndescribedError(Exception):
     """A part of a query that has no description; its text completes "because of ..."."""
@@ -123,9 +126,11 @@ def innermost(expression: Any) -> Col | None:
     return expression if type(expression) is Col else None
 
 
-def check_path(model: type[Model], path: str, allows: Allows) -> None:
+def check_path(model: type[Model], path: str, allows: Allows | None) -> None:
     """See that a path names what the model has, and asks about no rows but those that are allowed.
 
+    Args:
+        allows: None where nothing is asked: what is loaded with the rows tells nothing to who chose it.
     Raises:
         ArgumentsRefusedError: `ARGUMENTS_MISMATCH`.
     """
@@ -140,13 +145,13 @@ def check_path(model: type[Model], path: str, allows: Allows) -> None:
                 raise refused("too many keys in JSON")
         elif isinstance(place, type):
             field = find_field(place, name)
-            if field.name in PRIVATE_FIELDS:
+            if allows is not None and field.name in PRIVATE_FIELDS:
                 raise refused("a field that may not be asked about")
             # A foreign key at the end is a column of the table at hand, and tells nothing of the other.
             is_left = field.is_relation and (names or not field.concrete or field.many_to_many)
             place = target_of(field, allows) if is_left else field
             hops += bool(names) and field.is_relation and not is_parent_link(field)
-            if hops > 2 * MAX_RELATED_DEPTH:  # A relation of many to many is two.
+            if hops > MAX_HOPS:
                 raise refused("a path over too many relations")
         else:
             transform = place.get_transform(name) if name in TRANSFORMS else None
@@ -167,13 +172,13 @@ def find_field(model: type[Model], name: str) -> Any:
         raise refused("a field that the model does not have") from None
 
 
-def target_of(field: Any, allows: Allows) -> type[Model]:
-    """The model that a relation leads to."""
+def target_of(field: Any, allows: Allows | None) -> type[Model]:
+    """The model that a relation leads to, if it may be asked about."""
     infos = getattr(field, "path_infos", None)
     if not infos:
         raise refused("a relation that cannot be asked about")
     model: type[Model] = infos[-1].to_opts.model
-    if not (model._meta.auto_created or is_parent_link(field) or allows(model)):
+    if allows is not None and not (model._meta.auto_created or is_parent_link(field) or allows(model)):
         raise refused("rows that may not be asked about")
     return model
 

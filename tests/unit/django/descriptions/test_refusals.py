@@ -65,6 +65,12 @@ UNSUPPORTED: dict[str, tuple[Callable[[], Any], str]] = {
         "join",
     ),
     "prefetch": (lambda: BOOKS.prefetch_related(Prefetch("topics", Topic.objects.all())), "Prefetch"),
+    "a prefetch of no relation": (lambda: BOOKS.prefetch_related(*["title"]), "does not have"),
+    "a prefetch behind any model": (lambda: Note.objects.prefetch_related("about__author"), "generic foreign key"),
+    "a prefetch over too many relations": (
+        lambda: BOOKS.prefetch_related("__".join(["author", "books"] * 5)),
+        "too many relations",
+    ),
     "all relations": (BOOKS.select_related, "select_related"),
     "regex": (lambda: BOOKS.filter(title__regex="(a+)+$"), "regex"),
     "exclude of a generic relation": (lambda: BOOKS.exclude(notes__text="a"), "subquery"),

@@ -14,7 +14,7 @@ from safedefer.core.iteration.description import Description, dump_description, 
 from safedefer.core.wire import pack, unpack
 from safedefer.django.descriptions import DescriptionPolicy, build_queryset, describe_queryset
 from safedefer.errors import UnsupportedQuerySetError
-from tests.site.library.models import Animal, Author, Book, Cell, Dog, Profile, Publisher, Reprint, Topic
+from tests.site.library.models import Animal, Author, Book, Cell, Dog, Note, Profile, Publisher, Reprint, Topic
 from tests.support.library import filtered, joined, populate
 
 pytestmark = pytest.mark.django_db(databases=["default", "postgres"])
@@ -150,6 +150,21 @@ def test_what_is_loaded_with_the_rows_travels(django_assert_num_queries: Any) ->
     assert seen
     _, deferred = travel(Book.everything.defer("data", "cover"))
     assert deferred[0].get_deferred_fields() == {"data", "cover"}
+
+
+def test_password_may_be_left_out_or_loaded() -> None:
+    populate()
+    assert all("password" in author.get_deferred_fields() for author in travel(Author.objects.defer("password"))[1])
+    (description, rebuilt) = travel(Book.everything.select_related("author").only("title", "author__password"))
+    assert description.only == ("author__password", "title")
+    assert "name" in rebuilt.filter(author__isnull=False)[0].author.get_deferred_fields()
+
+
+def test_rows_behind_a_generic_foreign_key_are_prefetched(django_assert_num_queries: Any) -> None:
+    populate()
+    _, rebuilt = travel(Note.objects.prefetch_related("about"))
+    with django_assert_num_queries(2):
+        assert any(note.about.title for note in rebuilt)
 
 
 def test_day_is_that_of_the_zone_that_is_active() -> None:
