@@ -1,9 +1,11 @@
-"""An iteration from outside: begun, looked at, paused, resumed, cancelled."""
+"""An iteration from outside: begun, looked at, paused, resumed, cancelled, swept."""
 
 import logging
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Protocol, final
+from typing import Final, Protocol, TypeAlias, final
 
 from safedefer.core.claims import TaskType
 from safedefer.core.function import RegisteredFunction
@@ -18,25 +20,54 @@ from safedefer.core.iteration.operations import (
 )
 from safedefer.core.iteration.progress import Progress, measure_progress
 from safedefer.core.iteration.rows import open_shard_keys, parse_run, parse_shard, shard_key
-from safedefer.core.iteration.state import Run, Shard
+from safedefer.core.iteration.state import Run, RunState, Shard
 from safedefer.core.names import TaskId, parse_task_id
 from safedefer.core.options import TaskOptions
-from safedefer.core.records import RecordKind
-from safedefer.errors import IterationError, RecordConflictError, SafeDeferError, StoreUnavailableError
+from safedefer.core.records import Record, RecordKind
+from safedefer.errors import (
+    IterationError,
+    RecordConflictError,
+    RejectedError,
+    SafeDeferError,
+    StoreUnavailableError,
+    UnavailableError,
+    UnknownFunctionError,
+)
 from safedefer.flow.defer import keep_body, seal_body, send_after_commit, send_call
 from safedefer.flow.iteration_tasks import create_iteration_task
-from safedefer.flow.iteration_walk import find_walk, function_of, read_run
+from safedefer.flow.iteration_walk import Walk, find_walk, function_of, read_run
 from safedefer.flow.runtime import Runtime, current_runtime
 
 logger: Final = logging.getLogger("safedefer.iteration")
 _TRIES: Final = 8
 _PAGE: Final = 100
+_MOST_OUTAGES: Final = 5
+"""Shards in a row whose task could not be made, after which the store or the queue is taken to be gone."""
+
+_RUN_ID: Final = re.compile("[0-9a-f]{32}")
+_SHOWN_HEX: Final = 64
+
+_Wanted: TypeAlias = Sequence[CreateSlice | CreateFinalize]
 
 
 class _ShardRule(Protocol):
     """A rule of `core.iteration.operations` for one shard."""
 
     def __call__(self, run: Run, shard: Shard, *, now: float) -> Decision: ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRun:
+    """What stands in the store in the place of an iteration, and is none.
+
+    Attributes:
+        id: Fit to be shown: the id of an iteration, or the hex digits of what is no such id.
+        problem: What is wrong with it.
+    """
+
+    id: str
+    problem: str
 
 
 @final
@@ -82,18 +113,23 @@ class Iteration:
         Raises:
             IterationError: There is none of this id, or it has ended.
         """
-        change_run(current_runtime(), self.run_id, lambda run, now: pause_run(run, now=now))
+        _Operator(current_runtime()).change_run(self.run_id, lambda run, now: pause_run(run, now=now))
 
     def resume(self) -> None:
         """Go on after a pause, or a halt.
 
         Raises:
-            IterationError: There is none of this id, or it has ended.
+            IterationError: There is none of this id, it has ended, or its plan cannot be carried out here.
+            UnavailableError: Some of its shards could not be woken; all others were. It may be repeated.
         """
-        runtime = current_runtime()
-        run = change_run(runtime, self.run_id, lambda run, now: resume_run(run, now=now))
-        for index in sorted(run.open):
-            _change_shard(runtime, run, index, wake_shard)
+        operator = _Operator(current_runtime())
+
+        def rule(run: Run, now: float) -> Decision:
+            decision = resume_run(run, now=now)
+            operator.prepare(run)  # Or else it would stand still as one that is running.
+            return decision
+
+        operator.wake(operator.change_run(self.run_id, rule), wake_shard)
 
     def cancel(self) -> None:
         """End it without its finalize.
@@ -101,7 +137,7 @@ class Iteration:
         Raises:
             IterationError: There is none of this id, or it is done.
         """
-        change_run(current_runtime(), self.run_id, lambda run, now: cancel_run(run, now=now))
+        _Operator(current_runtime()).change_run(self.run_id, lambda run, now: cancel_run(run, now=now))
 
     def __repr__(self) -> str:
         return f"<Iteration {self.id}>"
@@ -124,7 +160,7 @@ def begin_iteration(runtime: Runtime, callback: RegisteredFunction, options: Tas
     return Iteration(call.claims.task_id.hex())
 
 
-def list_runs(runtime: Runtime) -> Iterator[Run]:
+def list_runs(runtime: Runtime) -> Iterator[Run | UnreadableRun]:
     """Every iteration whose records are there.
 
     Raises:
@@ -132,8 +168,23 @@ def list_runs(runtime: Runtime) -> Iterator[Run]:
     """
     after = ""
     while page := runtime.records.scan(RecordKind.RUN, after=after, limit=_PAGE):
-        yield from map(parse_run, page)
+        yield from map(_parse_run, page)
         after = page[-1].key.id
+
+
+def _parse_run(record: Record) -> Run | UnreadableRun:
+    try:
+        return parse_run(record)
+    except StoreUnavailableError as error:
+        return UnreadableRun(id=_shown(record.key.id), problem=str(error))
+
+
+def _shown(record_id: str) -> str:
+    """An id that somebody else may have written: a log and a terminal get hex digits and nothing else."""
+    if _RUN_ID.fullmatch(record_id):
+        return record_id
+    digits = record_id.encode(errors="backslashreplace").hex()
+    return f"(no id: {digits[:_SHOWN_HEX]}{'...' if len(digits) > _SHOWN_HEX else ''})"
 
 
 def progress_of(runtime: Runtime, run: Run) -> Progress:
@@ -146,29 +197,6 @@ def progress_of(runtime: Runtime, run: Run) -> Progress:
     return measure_progress(run, shards, now=runtime.clock.time())
 
 
-def change_run(runtime: Runtime, run_id: TaskId, rule: Callable[[Run, float], Decision]) -> Run:
-    """Have a rule change a run, on top of whatever was written beside it; gives the run as it is then.
-
-    Raises:
-        IterationError: There is no such run, or the rule refuses.
-        StoreUnavailableError: The store did not answer.
-    """
-    for _ in range(_TRIES):
-        run = read_run(runtime, run_id)
-        if run is None:
-            raise IterationError("there is no such iteration, or not yet")
-        decision = rule(run, runtime.clock.time())
-        if decision.changes:
-            try:
-                runtime.records.commit(decision.changes)
-            except RecordConflictError:
-                continue
-        changed = decision.run or run
-        _create(runtime, changed, decision.commands)
-        return changed
-    raise StoreUnavailableError("others were always first to change an iteration")
-
-
 def sweep_iterations(runtime: Runtime) -> Sweep:
     """Give what has shown no sign of life for `ITERATION_SILENCE` a new task: a queue has lost the former one.
 
@@ -177,43 +205,141 @@ def sweep_iterations(runtime: Runtime) -> Sweep:
     """
     woken = failed = 0
     for run in list_runs(runtime):
+        if isinstance(run, UnreadableRun):
+            failed += 1
+            logger.warning("iteration %s could not be swept: %s", run.id, run.problem)
+            continue
+        operator = _Operator(runtime)
         try:
-            woken += _sweep(runtime, run)
+            operator.carry_out(run, sweep_run(run, now=runtime.clock.time()))
+            operator.wake(run, sweep_shard)
         except SafeDeferError as error:
             failed += 1
             logger.warning("iteration %s could not be swept: %s", run.id.hex(), error)
+        woken += operator.created
     return Sweep(woken=woken, failed=failed)
 
 
-def _sweep(runtime: Runtime, run: Run) -> int:
-    woken = _create(runtime, run, sweep_run(run, now=runtime.clock.time()).commands)
-    return woken + sum(_change_shard(runtime, run, index, sweep_shard) for index in sorted(run.open))
+@final
+class _Operator:
+    """Changes one iteration, and makes its tasks anew. Its plan is verified once, and before anything is written.
 
+    Attributes:
+        created: How many tasks.
+    """
 
-def _change_shard(runtime: Runtime, run: Run, index: int, rule: _ShardRule) -> int:
-    """Have a rule change a shard; gives how many tasks it has created."""
-    key = shard_key(run.id, index)
-    for _ in range(_TRIES):
-        record = runtime.records.get([key]).get(key)
-        if record is None:
-            return 0
-        decision = rule(run, parse_shard(record), now=runtime.clock.time())
-        try:
-            if decision.changes:
-                runtime.records.commit(decision.changes)
-        except RecordConflictError:
-            continue
-        return _create(runtime, run, decision.commands)
-    raise StoreUnavailableError("others were always first to change a shard")
+    def __init__(self, runtime: Runtime) -> None:
+        self.created: int = 0
+        self._runtime = runtime
+        self._walk: Walk | None = None
 
+    def prepare(self, run: Run) -> Walk:
+        """Find what tasks are made from.
 
-def _create(runtime: Runtime, run: Run, commands: tuple[Command, ...]) -> int:
-    wanted = [command for command in commands if isinstance(command, CreateSlice | CreateFinalize)]
-    if wanted:
-        walk = find_walk(runtime, run)
+        Raises:
+            IterationError: The plan is not the one that was sealed, or cannot be carried out here.
+            StoreUnavailableError: It is not there.
+        """
+        if self._walk is None:
+            try:
+                self._walk = find_walk(self._runtime, run)
+            except UnknownFunctionError as error:
+                raise IterationError(
+                    f"its tasks cannot be made where its function is not registered ({error}); "
+                    "deploy it again, or cancel the iteration"
+                ) from error
+            except RejectedError as error:
+                raise IterationError(
+                    f"its tasks cannot be made from a plan that cannot be verified ({error}); "
+                    "if its key is gone, bring that back, or cancel the iteration"
+                ) from error
+        return self._walk
+
+    def carry_out(self, run: Run, decision: Decision) -> None:
+        """Write what a rule has decided, and create the tasks that it asks for.
+
+        Raises:
+            IterationError, StoreUnavailableError: As for `prepare`.
+            RecordConflictError: Another writer was first; nothing was done.
+            QueueUnavailableError: A task could not be created.
+        """
+        wanted = _wanted(decision.commands)
+        if wanted:
+            self.prepare(run)
+        if decision.changes:
+            self._runtime.records.commit(decision.changes)
         for command in wanted:
-            create_iteration_task(runtime, walk.claims, run, command, function_of(walk, command).ref)
-    return len(wanted)
+            walk = self.prepare(run)
+            create_iteration_task(self._runtime, walk.claims, run, command, function_of(walk, command).ref)
+            self.created += 1
+
+    def change_run(self, run_id: TaskId, rule: Callable[[Run, float], Decision]) -> Run:
+        """Have a rule change the run, on top of whatever was written beside it; gives the run as it is then.
+
+        Raises:
+            IterationError: There is no such run, or the rule refuses.
+            UnavailableError: The store or the queue did not answer.
+        """
+        for _ in range(_TRIES):
+            run = read_run(self._runtime, run_id)
+            if run is None:
+                raise IterationError("there is no such iteration, or not yet")
+            decision = rule(run, self._runtime.clock.time())
+            changed = decision.run or run
+            with suppress(RecordConflictError):
+                self.carry_out(changed, decision)
+                return changed
+        raise StoreUnavailableError("others were always first to change an iteration")
+
+    def wake(self, run: Run, rule: _ShardRule) -> None:
+        """Make a task for each shard that a rule has one for: one that fails does not hold up the others.
+
+        Raises:
+            IterationError, StoreUnavailableError: As for `prepare`.
+            UnavailableError: Of the first shard that has failed, when all others are done.
+        """
+        if run.state is not RunState.RUNNING:
+            return
+        problem: UnavailableError | None = None
+        due: list[Shard] = []
+        for record in self._runtime.records.get(open_shard_keys(run)).values():
+            try:
+                shard = parse_shard(record)
+            except StoreUnavailableError as error:
+                problem = problem or error
+            else:
+                if _wanted(rule(run, shard, now=self._runtime.clock.time()).commands):
+                    due.append(shard)
+        if due:
+            self.prepare(run)
+        outages = 0
+        for shard in sorted(due, key=lambda shard: shard.index):
+            try:
+                self._wake(run, shard, rule)
+            except UnavailableError as error:
+                problem, outages = problem or error, outages + 1
+                if outages == _MOST_OUTAGES:
+                    break
+            else:
+                outages = 0
+        if problem is not None:
+            raise problem
+
+    def _wake(self, run: Run, shard: Shard, rule: _ShardRule) -> None:
+        key = shard_key(run.id, shard.index)
+        for _ in range(_TRIES):
+            with suppress(RecordConflictError):
+                self.carry_out(run, rule(run, shard, now=self._runtime.clock.time()))
+                return
+            record = self._runtime.records.get([key]).get(key)
+            if record is None:
+                return
+            shard = parse_shard(record)
+        raise StoreUnavailableError("others were always first to change a shard")
+
+
+def _wanted(commands: Sequence[Command]) -> _Wanted:
+    return [command for command in commands if isinstance(command, CreateSlice | CreateFinalize)]
 
 
 def _parse(text: str) -> TaskId:

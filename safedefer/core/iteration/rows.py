@@ -5,7 +5,7 @@ from typing import Final
 
 from safedefer.core.iteration.state import ENDED, Run, RunState, Shard, ShardState
 from safedefer.core.limits import ITERATION_AGE, ITERATION_KEPT, MAX_BATCH_ROWS, MAX_BODY_BYTES, MAX_SHARDS
-from safedefer.core.names import TaskId
+from safedefer.core.names import TaskId, parse_task_id
 from safedefer.core.records import MAX_RECORD_BYTES, Put, Record, RecordKey, RecordKind
 from safedefer.core.wire import WireError, pack, unpack
 from safedefer.errors import StoreUnavailableError
@@ -179,7 +179,10 @@ def parse_shard(record: Record) -> Shard:
 
 
 def _run_id(name: str) -> TaskId:
-    return TaskId(bytes.fromhex(name))
+    run_id = parse_task_id(bytes.fromhex(name))
+    if run_id.hex() != name:
+        raise WireError("not the id of a run")  # Its shards and its plan are kept under another one.
+    return run_id
 
 
 def _fields(data: bytes, count: int) -> list[object]:

@@ -2,6 +2,7 @@
 
 import time
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
@@ -9,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError
 from safedefer.core.iteration.drawing import describe_progress
 from safedefer.core.iteration.state import Run
 from safedefer.django.progress_display import ProgressDisplay, read_frame
-from safedefer.errors import SafeDeferError
+from safedefer.errors import SafeDeferError, StoreUnavailableError
 from safedefer.flow.iteration_walk import read_run
-from safedefer.flow.iterations import Iteration, list_runs, progress_of, sweep_iterations
+from safedefer.flow.iterations import Iteration, UnreadableRun, list_runs, progress_of, sweep_iterations
 from safedefer.flow.runtime import Runtime, current_runtime
 
 _SECOND: Final = 1.0
@@ -56,9 +57,7 @@ class Command(BaseCommand):
             elif action == "sweep":
                 self._sweep(runtime)
             else:
-                for iteration_id in options["id"]:
-                    getattr(Iteration(iteration_id), action)()
-                    self.stdout.write(f"{iteration_id}: {action} was asked for")
+                self._change(options["id"], action)
         except SafeDeferError as error:
             raise CommandError(str(error)) from None
 
@@ -66,8 +65,20 @@ class Command(BaseCommand):
         count = 0
         for run in list_runs(runtime):
             count += 1
-            self.stdout.write(f"{run.id.hex()}  {describe_progress(progress_of(runtime, run))}")
+            self.stdout.write(_describe(runtime, run))
         self.stdout.write(f"{count} iterations")
+
+    def _change(self, ids: Sequence[str], action: str) -> None:
+        problems: list[str] = []
+        for iteration_id in ids:
+            try:
+                getattr(Iteration(iteration_id), action)()
+            except SafeDeferError as error:
+                problems.append(f"{iteration_id}: {error}")
+            else:
+                self.stdout.write(f"{iteration_id}: {action} was asked for")
+        if problems:
+            raise CommandError("\n".join(problems))
 
     def _sweep(self, runtime: Runtime) -> None:
         report = sweep_iterations(runtime)
@@ -99,3 +110,12 @@ class Command(BaseCommand):
         if run is None:
             raise CommandError("there is no such iteration, or its records are removed")
         return run
+
+
+def _describe(runtime: Runtime, run: Run | UnreadableRun) -> str:
+    if isinstance(run, UnreadableRun):
+        return f"{run.id}  {run.problem}"
+    try:
+        return f"{run.id.hex()}  {describe_progress(progress_of(runtime, run))}"
+    except StoreUnavailableError as error:
+        return f"{run.id.hex()}  {run.state.value}; {error}"
