@@ -10,7 +10,7 @@ own token knows that it was. Who finds something else instead knows nothing, sin
 import random
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, final
@@ -26,10 +26,10 @@ from google.cloud.datastore_v1.types import (
     Filter,
     Key,
     KindExpression,
-    LookupResponse,
     Mutation,
     PartitionId,
     PropertyFilter,
+    PropertyMask,
     PropertyOrder,
     PropertyReference,
     Query,
@@ -38,7 +38,7 @@ from google.cloud.datastore_v1.types import (
     Value,
 )
 
-from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
+from safedefer.core.records import MAX_RECORD_BYTES, Change, Put, Record, RecordKey, RecordKind
 from safedefer.errors import RecordConflictError, StoreUnavailableError
 from safedefer.gcp.client_logs import hide_payloads
 from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, calling_store
@@ -54,8 +54,23 @@ _KINDS: Final[Mapping[RecordKind, str]] = {
     RecordKind.PLAN: "SafedeferPlan",
     RecordKind.SHARD: "SafedeferShard",
 }
-# A response has to stay below 4 MiB, the limit of the client's channel; a record has up to 900,000 bytes.
-_RECORDS_IN_ONE_RESPONSE: Final = 4
+# A response has to stay below 4 MiB, the limit of the client's channel.
+_MOST_RESPONSE_BYTES: Final = 3_800_000
+_MOST_KEYS: Final = 1_000
+"""Of one lookup."""
+
+MOST_BYTES: Final[Mapping[RecordKind, int]] = {
+    **dict.fromkeys(RecordKind, MAX_RECORD_BYTES),
+    # What these are is known: their entities are small, and there may be thousands of them.
+    RecordKind.LEDGER: 1_000,
+    RecordKind.RUN: 10_000,
+    RecordKind.SHARD: 36_000,
+}
+"""How large records of a kind are, in bytes."""
+
+_LAST_NUMBER: Final = (1 << 63) - 1
+"""Entities with numeric ids, which are none of ours, come before those with names; this is the last of them."""
+
 _READ_RETRY: Final = Retry(
     predicate=if_exception_type(
         exceptions.ServiceUnavailable, exceptions.DeadlineExceeded, exceptions.InternalServerError, exceptions.Aborted
@@ -102,8 +117,8 @@ class DatastoreRecords:
         """Read records, a few in each request."""
         records: dict[RecordKey, Record] = {}
         until = self._end()
-        for start in range(0, len(keys), _RECORDS_IN_ONE_RESPONSE):
-            for entity in self._lookup(keys[start : start + _RECORDS_IN_ONE_RESPONSE], until):
+        for some in _in_lookups(keys):
+            for entity in self._lookup(some, until):
                 record = _record(entity)
                 records[record.key] = record
         return records
@@ -111,19 +126,18 @@ class DatastoreRecords:
     def scan(self, kind: RecordKind, *, after: str = "", limit: int) -> Sequence[Record]:
         """Read records by a query over keys, which needs no index of its own."""
         name = PropertyReference(name="__key__")
+        behind = self._key(RecordKey(kind, after)) if after else self._last_number(kind)
+        names = PropertyFilter(property=name, op=PropertyFilter.Operator.GREATER_THAN, value=Value(key_value=behind))
         query = Query(
             kind=[KindExpression(name=_KINDS[kind])],
+            filter=Filter(
+                composite_filter=CompositeFilter(
+                    op=CompositeFilter.Operator.AND, filters=[Filter(property_filter=names)]
+                )
+            ),
             order=[PropertyOrder(property=name, direction=PropertyOrder.Direction.ASCENDING)],
-            limit=min(limit, _RECORDS_IN_ONE_RESPONSE),
+            limit=min(limit, _MOST_RESPONSE_BYTES // MOST_BYTES[kind]),
         )
-        if after:
-            behind = PropertyFilter(
-                property=name,
-                op=PropertyFilter.Operator.GREATER_THAN,
-                value=Value(key_value=self._key(RecordKey(kind, after))),
-            )
-            both = CompositeFilter(op=CompositeFilter.Operator.AND, filters=[Filter(property_filter=behind)])
-            query.filter = Filter(composite_filter=both)
         with calling_store("query"):
             response = self._client.get().run_query(
                 request={
@@ -171,34 +185,48 @@ class DatastoreRecords:
             # A new record needs no look before: the service refuses an insert of what exists.
             request.single_use_transaction = TransactionOptions(read_write={})
         else:
-            response = self._begin_with_lookup([change.key for change in changes], until)
-            if unanswered and _all_have(response, attempt, changes):
-                self._rollback(response.transaction)
+            transaction, found = self._begin_with_lookup([change.key for change in changes], until)
+            if unanswered and _all_have(found, attempt, changes):
+                self._rollback(transaction)
                 return
-            if not _have_expected_versions(response, changes):
-                self._rollback(response.transaction)
+            if not _have_expected_versions(found, changes):
+                self._rollback(transaction)
                 raise _conflict("a record has another version than its change expects", unanswered=unanswered)
-            request.transaction = response.transaction
+            request.transaction = transaction
         with calling_store("commit", ambiguous=True):
             self._client.get().commit(request=request, timeout=self._target.try_seconds)
 
     def _has_landed(self, changes: Sequence[Change], attempt: bytes, until: float) -> bool:
-        entities = self._lookup([change.key for change in changes], until)
-        return bool(entities) and all(entity.properties["attempt"].blob_value == attempt for entity in entities)
+        keys = [change.key for change in changes]
+        found = [entity for some in _in_lookups(keys) for entity in self._lookup(some, until)]
+        return bool(found) and all(_field(entity, "attempt").blob_value == attempt for entity in found)
 
-    def _begin_with_lookup(self, keys: Sequence[RecordKey], until: float) -> LookupResponse:
-        """Begin a transaction with the read that it rests on."""
-        options = ReadOptions(new_transaction=TransactionOptions(read_write={}))
-        return self._client.get().lookup(
-            request={
-                "project_id": self._target.project,
-                "database_id": self._target.database,
-                "keys": [self._key(key) for key in keys],
-                "read_options": options,
-            },
-            retry=_retry_until(until),
-            timeout=self._target.try_seconds,
-        )
+    def _begin_with_lookup(self, keys: Sequence[RecordKey], until: float) -> tuple[bytes, Sequence[Entity]]:
+        """Begin a transaction with the read that it rests on: of versions, since data would not fit into a response."""
+        transaction = b""
+        found: list[Entity] = []
+        wanted = [self._key(key) for key in keys]
+        while wanted:
+            options = (
+                ReadOptions(transaction=transaction)
+                if transaction
+                else ReadOptions(new_transaction=TransactionOptions(read_write={}))
+            )
+            response = self._client.get().lookup(
+                request={
+                    "project_id": self._target.project,
+                    "database_id": self._target.database,
+                    "keys": wanted[:_MOST_KEYS],
+                    "read_options": options,
+                    "property_mask": PropertyMask(paths=["version", "attempt"]),
+                },
+                retry=_retry_until(until),
+                timeout=self._target.try_seconds,
+            )
+            transaction = transaction or response.transaction
+            found += [result.entity for result in response.found]
+            wanted = [*response.deferred, *wanted[_MOST_KEYS:]]
+        return transaction, found
 
     def _rollback(self, transaction: bytes) -> None:
         try:
@@ -253,6 +281,9 @@ class DatastoreRecords:
     def _key(self, key: RecordKey) -> Key:
         return Key(partition_id=self._partition(), path=[Key.PathElement(kind=_KINDS[key.kind], name=key.id)])
 
+    def _last_number(self, kind: RecordKind) -> Key:
+        return Key(partition_id=self._partition(), path=[Key.PathElement(kind=_KINDS[kind], id=_LAST_NUMBER)])
+
     def _partition(self) -> PartitionId:
         target = self._target
         return PartitionId(project_id=target.project, database_id=target.database, namespace_id=target.namespace)
@@ -265,26 +296,51 @@ class DatastoreRecords:
         return DatastoreClient(transport=DatastoreGrpcTransport(channel=open_local_channel(host)))
 
 
+def _in_lookups(keys: Sequence[RecordKey]) -> Iterator[Sequence[RecordKey]]:
+    """Keys in groups whose records fit into a response."""
+    some: list[RecordKey] = []
+    size = 0
+    for key in keys:
+        size += MOST_BYTES[key.kind]
+        if some and (size > _MOST_RESPONSE_BYTES or len(some) == _MOST_KEYS):
+            yield some
+            some, size = [], MOST_BYTES[key.kind]
+        some.append(key)
+    if some:
+        yield some
+
+
 def _record(entity: Entity) -> Record:
-    element = entity.key.path[-1]
-    kind = next(kind for kind, name in _KINDS.items() if name == element.kind)
-    properties = entity.properties
     # The message wrapper hands out a datetime, whatever its annotations say.
-    expires: Any = properties["expires"].timestamp_value
+    expires: Any = _field(entity, "expires").timestamp_value
     return Record(
-        key=RecordKey(kind, element.name),
-        version=int(properties["version"].integer_value),
-        data=bytes(properties["data"].blob_value),
-        expires_at=int(expires.timestamp()),
+        key=_key_of(entity),
+        version=_version_of(entity),
+        data=bytes(_field(entity, "data").blob_value),
+        expires_at=0 if expires is None else int(expires.timestamp()),
     )
+
+
+def _key_of(entity: Entity) -> RecordKey:
+    element = entity.key.path[-1]
+    return RecordKey(next(kind for kind, name in _KINDS.items() if name == element.kind), element.name)
+
+
+def _version_of(entity: Entity) -> int:
+    return int(_field(entity, "version").integer_value)
+
+
+def _field(entity: Entity, name: str) -> Value:
+    """One property; an empty value where somebody else has written an entity without it."""
+    return entity.properties[name] if name in entity.properties else Value()
 
 
 def _retry_until(until: float) -> Retry:
     return _READ_RETRY.with_timeout(max(until - time.monotonic(), 0.0))
 
 
-def _have_expected_versions(response: LookupResponse, changes: Sequence[Change]) -> bool:
-    versions = {record.key: record.version for record in (_record(result.entity) for result in response.found)}
+def _have_expected_versions(found: Sequence[Entity], changes: Sequence[Change]) -> bool:
+    versions = {_key_of(entity): _version_of(entity) for entity in found}
     return all(versions.get(change.key) == change.expected for change in changes)
 
 
@@ -295,12 +351,10 @@ def _conflict(text: str, *, unanswered: bool) -> RecordConflictError | StoreUnav
     return RecordConflictError(text)
 
 
-def _all_have(response: LookupResponse, attempt: bytes, changes: Sequence[Change]) -> bool:
+def _all_have(found: Sequence[Entity], attempt: bytes, changes: Sequence[Change]) -> bool:
     """Whether an earlier try of this commit was made: what it put is there, what it deleted is not."""
-    found = {_record(result.entity).key: result.entity for result in response.found}
+    attempts = {_key_of(entity): _field(entity, "attempt").blob_value for entity in found}
     return all(
-        (change.key in found and found[change.key].properties["attempt"].blob_value == attempt)
-        if isinstance(change, Put)
-        else change.key not in found
+        attempts.get(change.key) == attempt if isinstance(change, Put) else change.key not in attempts
         for change in changes
     )

@@ -192,3 +192,12 @@ def test_counter_that_every_thread_raises_ends_exact(store: RecordStore) -> None
 
     in_threads(6, raise_it)
     assert store.get([key("counter")])[key("counter")].data == b"30"
+
+
+def test_commit_may_change_as_much_as_one_may_insert(store: RecordStore) -> None:
+    names = [f"large-{number}" for number in range(9)]
+    store.commit([insert(name, b"x" * MAX_RECORD_BYTES) for name in names])
+    store.commit([update(name, 1, b"y" * MAX_RECORD_BYTES) for name in names])
+    assert versions(store, *names) == dict.fromkeys(names, 2)
+    store.commit([Delete(key=key(name), expected=2) for name in names])
+    assert versions(store, *names) == {}

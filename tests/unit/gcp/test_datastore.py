@@ -6,12 +6,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from google.cloud.datastore_v1.services.datastore import DatastoreClient
+from google.cloud.datastore_v1.services.datastore.transports import DatastoreGrpcTransport
+from google.cloud.datastore_v1.types import CommitRequest, Entity, Key, Mutation, PartitionId
 from grpc import StatusCode
 
+from safedefer.core.iteration.rows import MAX_POSITION_BYTES, put_run, put_shard
+from safedefer.core.iteration.state import Run, RunState, Shard
+from safedefer.core.ledger import LedgerEntry, LedgerState, dump_entry
+from safedefer.core.limits import MAX_BODY_BYTES, MAX_SHARDS
+from safedefer.core.names import TaskId
 from safedefer.core.records import Change, Delete, Put, RecordKey, RecordKind
 from safedefer.emulator import LocalCloud
 from safedefer.errors import RecordConflictError, StoreUnavailableError
-from safedefer.gcp.datastore import DatastoreRecords, DatastoreTarget
+from safedefer.gcp.datastore import MOST_BYTES, DatastoreRecords, DatastoreTarget
+from safedefer.gcp.local_channel import open_local_channel
 
 EXPIRES = 2_000_000_000
 CANARY = b"canary-in-the-record"
@@ -217,3 +226,114 @@ def test_store_that_does_not_answer_is_unavailable_within_the_time_it_was_given(
     # Made late or not at all, and whoever looks again finds out.
     cloud.datastore.faults.reset()
     assert versions(store, "there") in ({"there": 1}, {"there": 2})
+
+
+def requests_of(caplog: pytest.LogCaptureFixture, method: str) -> int:
+    """How many were sent since the log was cleared."""
+    sent = [record.getMessage() for record in caplog.records if "Sending request" in record.getMessage()]
+    return sum(method in message for message in sent)
+
+
+@pytest.fixture
+def sent(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """The log of the client, which names each request."""
+    monkeypatch.setattr(logging.getLogger("google"), "propagate", True)
+    caplog.set_level(logging.DEBUG, "google")
+    return caplog
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "lookups", "queries"),
+    [(RecordKind.SHARD, 34_000, 3, 3), (RecordKind.LEDGER, 60, 1, 2), (OVERFLOW, 60, 75, 76)],
+    ids=["shards", "ledger", "overflow"],
+)
+def test_records_of_kinds_that_are_small_come_many_in_one_response(
+    store: DatastoreRecords, sent: pytest.LogCaptureFixture, kind: RecordKind, size: int, lookups: int, queries: int
+) -> None:
+    keys = [RecordKey(kind, f"{number:04d}") for number in range(300)]
+    data = b"x" * size
+    for start in range(0, len(keys), 100):
+        some = keys[start : start + 100]
+        store.commit([Put(key=one, data=data, expires_at=EXPIRES, expected=None) for one in some])
+    sent.clear()
+    found = store.get(keys)
+    assert set(found) == set(keys)
+    # The local Datastore answers some 2 MiB at once, and defers the rest.
+    assert lookups <= requests_of(sent, "Lookup") <= 2 * lookups
+    sent.clear()
+    after, scanned = "", 0
+    while page := store.scan(kind, after=after, limit=1_000):
+        after, scanned = page[-1].key.id, scanned + len(page)
+    assert scanned == len(keys)
+    assert requests_of(sent, "RunQuery") <= 2 * queries
+
+
+def test_largest_run_shard_and_ledger_entry_are_as_small_as_their_kinds_are_said_to_be() -> None:
+    most = (1 << 63) - 1
+    run = Run(
+        id=TaskId(bytes(16)),
+        state=RunState.FINALIZING,
+        plan_sha256=bytes(32),
+        plan_bytes=MAX_BODY_BYTES,
+        shards=MAX_SHARDS,
+        open=frozenset(range(MAX_SHARDS)),
+        created_at=most,
+        changed_at=most,
+        idle_seconds=most,
+        estimated_total=most,
+        processed=most,
+        skipped=most,
+        failed=most,
+        version=1,
+    )
+    shard = Shard(
+        run_id=run.id,
+        index=MAX_SHARDS - 1,
+        key_range=bytes(MAX_POSITION_BYTES),
+        cursor=bytes(MAX_POSITION_BYTES),
+        poison_key=bytes(32),
+        batch_size=most,
+        version=1,
+        seq=most,
+        wake=most,
+        fence=most,
+        lease_until=most,
+        not_before=most,
+        heartbeat=most,
+        processed=most,
+        skipped=most,
+        failed=most,
+        poison_tries=most,
+        crashes=most,
+        careful=most,
+        slowest_ms=most,
+    )
+    entry = LedgerEntry(state=LedgerState.CLAIMED, fence=most, attempts=most, lease_until=most)
+    entity_bytes = 300
+    for kind, data in (
+        (RecordKind.RUN, put_run(run, 0).data),
+        (RecordKind.SHARD, put_shard(shard, 0).data),
+        (LEDGER, dump_entry(entry)),
+    ):
+        assert len(data) + entity_bytes <= MOST_BYTES[kind]
+
+
+def test_entities_that_are_none_of_ours_are_passed_over_or_hold_nothing(
+    cloud: LocalCloud, store: DatastoreRecords
+) -> None:
+    store.commit([put("b")])
+    client = DatastoreClient(transport=DatastoreGrpcTransport(channel=open_local_channel(cloud.datastore.address)))
+    partition = PartitionId(project_id="local")
+    for element in [
+        *(Key.PathElement(kind="SafedeferLedger", id=number) for number in (1, 7, (1 << 63) - 1)),
+        Key.PathElement(kind="SafedeferLedger", name="a"),
+    ]:
+        entity = Entity(key=Key(partition_id=partition, path=[element]))
+        mode = CommitRequest.Mode.NON_TRANSACTIONAL
+        client.commit(request={"project_id": "local", "mode": mode, "mutations": [Mutation(upsert=entity)]})
+    strange, ours = store.scan(LEDGER, limit=9)
+    assert (strange.key, strange.version, strange.data, strange.expires_at) == (key("a"), 0, b"", 0)
+    assert ours.key == key("b")
+    assert store.scan(LEDGER, after="b", limit=9) == []
+    with pytest.raises(RecordConflictError):
+        store.commit([put("a", 1)])
