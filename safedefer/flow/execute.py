@@ -5,7 +5,6 @@ that carries the tag; nothing is executed before everything was checked.
 """
 
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Final, final
 
 from safedefer.core.audit import Action, AuditEvent, Severity
@@ -15,8 +14,6 @@ from safedefer.core.control import Drop, Retry
 from safedefer.core.envelope import parse_envelope
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.iteration.decisions import Acknowledge, CreateFinalize, CreateSlice, Reissue, Stop
-from safedefer.core.ledger import Busy, Claim, Claimed, Finished
-from safedefer.core.limits import CLOCK_SKEW
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, verify_body, verify_envelope
 from safedefer.errors import (
     AlreadyExecutedError,
@@ -39,6 +36,7 @@ from safedefer.flow.giving_up import Attempted, give_up
 from safedefer.flow.iterate import forget_run, work_on
 from safedefer.flow.iteration_tasks import create_iteration_task
 from safedefer.flow.iteration_walk import function_of
+from safedefer.flow.later import LaterError, check_standing, check_times, postponed
 from safedefer.flow.ledger import Lease
 from safedefer.flow.outbox import run_sweep, tend_outbox
 from safedefer.flow.outcome import Outcome, Verdict, judge
@@ -135,7 +133,7 @@ def _settle(runtime: Runtime, dispatch: Dispatch, progress: _Progress, outcome: 
 def _execute_or_reissue(runtime: Runtime, dispatch: Dispatch, progress: _Progress) -> tuple[Reason, str]:
     try:
         return _verify_and_execute(runtime, dispatch, progress)
-    except _LaterError as later:
+    except LaterError as later:
         return _reissue(runtime, dispatch, later)
 
 
@@ -176,7 +174,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
         report = run_sweep(runtime)
         return Reason.SWEPT, f"{report.sent} sent, {report.buried} given up, {report.left} left"
     attempted.verified = envelope
-    _check_times(runtime, claims, data)
+    check_times(runtime, claims, data)
 
     # Tasks of an iteration: what they call is in a sealed plan, and in the ledger they always are.
     if claims.type in ITERATION:
@@ -189,7 +187,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
     uses_ledger = function.ledger or claims.body.storage is Storage.OVERFLOW
     standing = runtime.ledger.look(claims) if uses_ledger else None
     if standing is not None:
-        _check_standing(runtime, standing.claim, claims, data)
+        check_standing(runtime, standing.claim, claims, data)
 
     # 9. The body is the one that was signed, wherever it was kept.
     body = _fetch_body(runtime, envelope)
@@ -199,7 +197,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
 
     # 11. The right to execute is taken, for a time; of several dispatches of one task one gets it.
     if standing is not None:
-        lease = _check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
+        lease = check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
         if lease is not None:
             attempted.take(lease)
             progress.learn(attempt=attempted.number)
@@ -218,7 +216,7 @@ def _verify_and_execute(runtime: Runtime, dispatch: Dispatch, progress: _Progres
                 _finish(runtime, attempted, claims)
                 return Reason.DROPPED, drop.reason
             case Retry() as retry if not attempted.is_last(runtime.clock.time()):
-                raise _postponed(runtime, attempted, claims, data, retry.after) from None
+                raise postponed(runtime, attempted, claims, data, retry.after) from None
             case cause:
                 return Reason.FUNCTION_FAILED, type(cause).__name__
     except ReferenceMissingError as error:
@@ -238,9 +236,9 @@ def _iterate(
     """Steps 8 to 13 for a task of an iteration, whose work ends in commands."""
     claims, attempted = envelope.claims, progress.attempted
     standing = runtime.ledger.look(claims)
-    _check_standing(runtime, standing.claim, claims, data)
+    check_standing(runtime, standing.claim, claims, data)
     body = _fetch_body(runtime, envelope)
-    lease = _check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
+    lease = check_standing(runtime, runtime.ledger.claim(claims, standing), claims, data)
     if lease is None:
         raise LeaseLostError("another worker has claimed the task")
     attempted.take(lease)
@@ -252,7 +250,7 @@ def _iterate(
     except FunctionFailedError as failure:
         cause = failure.__cause__
         if isinstance(cause, Retry) and not attempted.is_last(runtime.clock.time()):
-            raise _postponed(runtime, attempted, claims, data, cause.after) from None
+            raise postponed(runtime, attempted, claims, data, cause.after) from None
         return Reason.FUNCTION_FAILED, type(cause).__name__
     if ended is None:
         _finish(runtime, attempted, claims)
@@ -265,7 +263,7 @@ def _iterate(
             case Reissue(at=at):
                 runtime.ledger.release(lease, until=at)
                 attempted.lease = None
-                raise _LaterError(Reason.LEASE_HELD, claims, data, at=at, mark=f"after {lease.entry.fence}")
+                raise LaterError(Reason.LEASE_HELD, claims, data, at=at, mark=f"after {lease.entry.fence}")
             case Acknowledge():
                 _finish(runtime, attempted, claims)
                 forget_run(runtime, ended)
@@ -275,67 +273,7 @@ def _iterate(
     raise LeaseLostError("a task of an iteration cannot end yet")
 
 
-@final
-class _LaterError(Exception):
-    """Not now: the call is to come again at a given time."""
-
-    def __init__(self, reason: Reason, claims: Claims, envelope: bytes, *, at: float, mark: str) -> None:
-        super().__init__(reason.value)
-        self.reason = reason
-        self.claims = claims
-        self.envelope = envelope
-        self.at = at
-        self.mark = mark
-
-
-def _check_times(runtime: Runtime, claims: Claims, data: bytes) -> None:
-    try:
-        runtime.policy.check_times(claims, runtime.clock.time())
-    except ClaimsError as error:
-        if error.reason is not Reason.NOT_YET_VALID:
-            raise
-        start = claims.not_before
-        raise _LaterError(error.reason, claims, data, at=start, mark=f"not before {start}") from None
-
-
-def _check_standing(runtime: Runtime, claim: Claim | Lease, claims: Claims, data: bytes) -> Lease | None:
-    """Refuse what is done, given up or under way; give back the lease, if it is one."""
-    match claim:
-        case Finished(dead=True):
-            raise AlreadyExecutedError(Reason.ALREADY_DEAD)
-        case Finished():
-            # Whoever executed it may have been stopped before it removed the stored body.
-            discard_overflow(runtime, claims)
-            raise AlreadyExecutedError(Reason.ALREADY_EXECUTED)
-        case Busy():
-            # A little later than the lease ends, so that no clock finds it still held.
-            at = claim.lease_until + CLOCK_SKEW.total_seconds()
-            raise _LaterError(Reason.LEASE_HELD, claims, data, at=at, mark=f"lease {claim.fence}")
-        case Lease():
-            return claim
-        case Claimed():
-            return None
-
-
-def _postponed(runtime: Runtime, attempted: Attempted, claims: Claims, data: bytes, after: timedelta) -> _LaterError:
-    """The function asks to be called again later: until then nobody may claim the task.
-
-    Raises:
-        ClaimsError: `EXPIRED`: by then it may not run any more.
-    """
-    at = runtime.clock.time() + after.total_seconds()
-    if at > claims.expires_at:
-        raise ClaimsError(Reason.EXPIRED, "asked to run again after its expiry")
-    if attempted.lease is None:
-        mark = f"again at {at}"
-    else:
-        mark = f"after {attempted.lease.entry.fence}"
-        runtime.ledger.release(attempted.lease, until=int(at))
-        attempted.lease = None
-    return _LaterError(Reason.POSTPONED, claims, data, at=at, mark=mark)
-
-
-def _reissue(runtime: Runtime, dispatch: Dispatch, later: _LaterError) -> tuple[Reason, str]:
+def _reissue(runtime: Runtime, dispatch: Dispatch, later: LaterError) -> tuple[Reason, str]:
     try:
         reissue(runtime, later.claims, later.envelope, at=later.at, mark=later.mark, present=dispatch.task_name)
     except ReissueError as error:
