@@ -8,7 +8,8 @@ from safedefer.core.iteration.items import OnError
 from safedefer.core.iteration.state import RunState
 from safedefer.core.limits import ITERATION_SILENCE
 from safedefer.errors import UnavailableError
-from tests.simulation.driver import Console, Driver, is_over
+from tests.simulation.console import Console, is_over
+from tests.simulation.driver import Driver
 from tests.simulation.world import KilledError, Process, Task, ViolationError, World
 
 CHAOS_STEPS: Final = 1_500
@@ -205,6 +206,9 @@ class Scheduler:
                 _check(len(world.finalize_names) == 1, f"{len(world.finalize_names)} finalize tasks")
         else:
             _check(bool(world.weather.cancel), "cancelled by nobody")
+        for row, count in world.seen.items():
+            once = count + (row in world.skipped)
+            _check(once == 1 or not world.atomic, "what a call has written was committed again, or although it failed")
         repeated = sum(count - 1 for count in world.seen.values())
         return Ending(
             steps=self.steps, deliveries=self.deliveries, kills=self.kills, state=run.state, repeated=repeated
@@ -215,7 +219,10 @@ class Scheduler:
         _check(not world.unhandled(), f"{len(world.unhandled())} rows lost")
         _check(not world.skipped or world.policy.on_error is OnError.SKIP, "a row was skipped against the policy")
         for row, count in world.seen.items():
-            _check(count <= 1 + world.excused[row], "a row was repeated although nothing went wrong in its batch")
+            _check(
+                world.atomic or count <= 1 + world.excused[row],
+                "a row was repeated although nothing went wrong in its batch",
+            )
 
 
 def _check(holds: bool, complaint: str) -> None:

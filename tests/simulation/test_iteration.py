@@ -1,10 +1,5 @@
-"""The rules of iteration hold in every world that was tried, and each of them is needed.
+"""The rules of iteration hold in every world that was tried, and each of them is needed. Seeds: see `trials`."""
 
-Seeds: `SAFEDEFER_SIMULATIONS=20000` tries that many, `SAFEDEFER_SIMULATION_START` says from where. A seed that fails is
-printed, and runs alone, always the same, with `SAFEDEFER_SIMULATION_START=<seed> SAFEDEFER_SIMULATIONS=1`.
-"""
-
-import os
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Final
@@ -24,23 +19,12 @@ from safedefer.core.iteration.state import Run, Shard
 from safedefer.core.names import TaskId
 from safedefer.core.records import RecordKind
 from safedefer.errors import LeaseLostError, RecordConflictError, StoreUnavailableError
-from tests.simulation.driver import Commands, Console, Driver, Rule, Slice
+from tests.simulation.console import Console
+from tests.simulation.driver import Driver
 from tests.simulation.scheduler import MakeDriver, Scheduler
+from tests.simulation.slices import TRIES, Commands, Rule, Slice
+from tests.simulation.trials import MUTANT_SIMULATIONS, SIMULATIONS, START, SliceOf, first_violation
 from tests.simulation.world import LATENCY, Steps, Task, ViolationError
-
-SIMULATIONS: Final = int(os.environ.get("SAFEDEFER_SIMULATIONS", "1000"))
-START: Final = int(os.environ.get("SAFEDEFER_SIMULATION_START", "0"))
-MUTANT_SIMULATIONS: Final = 3_000
-
-
-def first_violation(make_driver: MakeDriver, seeds: int, console: type[Console] = Console) -> tuple[int, str] | None:
-    """The first seed that ends badly, and why."""
-    for seed in range(seeds):
-        try:
-            Scheduler(seed, make_driver, console).go()
-        except ViolationError as violation:
-            return seed, str(violation)
-    return None
 
 
 def test_no_world_breaks_the_rules() -> None:
@@ -56,17 +40,6 @@ def test_no_world_breaks_the_rules() -> None:
 
 
 # What somebody might write instead of a rule, and what comes of it.
-
-
-class SliceOf(Driver):
-    """A driver whose slices are of another class."""
-
-    kind: type[Slice] = Slice
-
-    def run_task(self) -> Generator[float, None, Commands]:
-        if self.task.purpose == "slice":
-            return (yield from self.kind(self).work())
-        return (yield from super().run_task())
 
 
 class ShortLeases(Driver):
@@ -165,8 +138,7 @@ class MovesTheCursorBeforeTheCall(SliceOf):
             self.work_done = Work(cursor=row.to_bytes(4), processed=self.work_done.processed + 1)
             commands = yield from self.save()
             if not commands:
-                yield self.world.item_seconds()
-                self.world.seen[row] += 1
+                yield from self.call([row])
                 self.rows += 1
             return commands
 
@@ -174,10 +146,10 @@ class MovesTheCursorBeforeTheCall(SliceOf):
 class CompletesInTwoCommits(SliceOf):
     class kind(Slice):  # noqa: N801
         def commit(self, decision: Decision) -> None:
-            shard = [change for change in decision.changes if change.key.kind is RecordKind.SHARD]
-            self.world.commit(shard)
-            if rest := [change for change in decision.changes if change not in shard]:
-                self.world.commit(rest)
+            shard = tuple(change for change in decision.changes if change.key.kind is RecordKind.SHARD)
+            super().commit(Decision(changes=shard))
+            if rest := tuple(change for change in decision.changes if change not in shard):
+                super().commit(Decision(changes=rest))
 
 
 class CompletesOnAStaleRun(SliceOf):
@@ -187,12 +159,11 @@ class CompletesOnAStaleRun(SliceOf):
         def commit(self, decision: Decision) -> None:
             stored = self.world.run()
             assert stored is not None
-            self.world.commit(
-                [
-                    replace(change, expected=stored.version) if change.key.kind is RecordKind.RUN else change
-                    for change in decision.changes
-                ]
+            changes = tuple(
+                replace(change, expected=stored.version) if change.key.kind is RecordKind.RUN else change
+                for change in decision.changes
             )
+            super().commit(Decision(changes=changes))
 
 
 class FinalizesWhenItsOwnShardIsDone(SliceOf):
@@ -241,11 +212,11 @@ class CreatesNothingWhenPlannedTwice(Driver):
 
 class CountsNoFailure(SliceOf):
     class kind(Slice):  # noqa: N801
-        def write(self, rule: Rule) -> Generator[float, None, Commands]:
+        def write(self, rule: Rule, tries: int = TRIES) -> Generator[float, None, Commands]:
             def forgetful(run: Run, shard: Shard) -> Decision:
                 return rule(run, replace(shard, poison_tries=0))
 
-            return (yield from super().write(forgetful))
+            return (yield from super().write(forgetful, tries))
 
 
 class NamesNoRow(SliceOf):

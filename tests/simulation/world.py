@@ -2,8 +2,9 @@
 
 import random
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TypeAlias
 
 from safedefer.core.iteration.ids import finalize_task_id, item_digest, slice_task_id
@@ -12,7 +13,7 @@ from safedefer.core.iteration.rows import parse_run, parse_shard, run_key
 from safedefer.core.iteration.state import Run, RunState, Shard, ShardState
 from safedefer.core.names import TaskId
 from safedefer.core.records import Change, Put, Record, RecordKey, RecordKind
-from safedefer.errors import QueueUnavailableError, RecordConflictError, StoreUnavailableError
+from safedefer.errors import CommitRefusedError, QueueUnavailableError, RecordConflictError, StoreUnavailableError
 from safedefer.testing.fakes import MemoryRecords
 
 Steps: TypeAlias = Generator[float, None, bool]
@@ -46,6 +47,14 @@ class Task:
     seq: int = 0
     wake: int = 0
     at: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Transaction:
+    """Writes to the store and effects of calls that are committed together, or not at all."""
+
+    writes: list[Sequence[Change]] = field(default_factory=list)
+    effects: list[int] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -105,15 +114,21 @@ class World:
         self.chaos = True
         self.run_id = TaskId(dice.randbytes(16))
         self.records = MemoryRecords()
-        self.late: list[tuple[float, Sequence[Change]]] = []
+        self.late: list[tuple[float, Transaction]] = []
         self.queue: dict[str, Task] = {}
         self.tombstones: dict[str, float] = {}
         self.processes: list[Process] = []
         self.deadline = dice.choice([60, 60, 120, 600])
         self.slowness = dice.choice([0.0, 0.1, 1.0, 8.0])
+        self.batch = dice.random() < 0.4
+        """Whether the callback gets the rows of a page in one call."""
+        self.atomic = dice.random() < 0.4
+        """Whether what it writes is committed with the checkpoint."""
         self._make_rows()
         self.seen: Counter[int] = Counter()
         self.excused: Counter[int] = Counter()
+        self.failed_alone: Counter[int] = Counter()
+        """How often a row's own call has failed, or stopped its worker, so that it was known which one it was."""
         self.skipped: set[int] = set()
         self.finalize_names: set[str] = set()
         self.finalize_starts = self.finalize_failures = self.completions = 0
@@ -136,13 +151,27 @@ class World:
         self.killers = {
             row: dice.choice([1, 2, 4, lasting]) for row in self.rows if dice.random() < dice.choice([0.0, 0.05])
         }
+        self.refusals = {
+            row: dice.choice([1, 2, lasting])
+            for row in self.rows
+            if self.atomic and dice.random() < dice.choice([0.0, 0.05])
+        }
+        """Rows whose writes the database does not commit."""
+        self.by_digest = {item_digest(self.run_id, row.to_bytes(4)): row for row in self.rows}
 
     # The store.
 
-    def get(self, keys: Sequence[RecordKey]) -> Mapping[RecordKey, Record]:
+    def get(self, keys: Sequence[RecordKey], transaction: Transaction | None = None) -> Mapping[RecordKey, Record]:
+        """Read records; inside of a transaction, as it has written them."""
         if self._strikes(self.weather.store):
             raise StoreUnavailableError("no answer")
-        return self.records.get(keys)
+        found = {**self.records.get(keys)}
+        for change in _changes(transaction):
+            if change.key in keys and isinstance(change, Put):
+                found[change.key] = Record(
+                    key=change.key, version=change.version, data=change.data, expires_at=change.expires_at
+                )
+        return found
 
     def shards(self) -> list[Shard]:
         found = self.records.scan(RecordKind.SHARD, after=self.run_id.hex(), limit=10_000)
@@ -155,23 +184,52 @@ class World:
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Commit, or fail: before, after, or so that it happens later."""
+        self._commit(Transaction(writes=[changes]))
+
+    def write(self, transaction: Transaction, changes: Sequence[Change]) -> None:
+        """Write inside of a transaction."""
+        found = self.get([change.key for change in changes], transaction)
+        for change in changes:
+            if change.expected != (found[change.key].version if change.key in found else None):
+                raise RecordConflictError("another version")
+        transaction.writes.append(changes)
+
+    def commit_together(self, transaction: Transaction) -> None:
+        """Commit a transaction, which may be refused for what calls have written."""
+        refused = [row for row in transaction.effects if self.refusals.get(row, 0) > 0]
+        if refused:
+            self.refusals[refused[0]] -= 1
+            raise CommitRefusedError("a deferred constraint")
+        try:
+            self._commit(transaction)
+        except RecordConflictError:
+            # Whoever writes what a transaction has written waits for its end, or the database ends it.
+            raise StoreUnavailableError("it was ended") from None
+
+    def _commit(self, transaction: Transaction) -> None:
         if self._strikes(self.weather.store):
             match self.dice.randrange(3):
                 case 0:
-                    self._apply(changes)
+                    self._apply(transaction)
                 case 1:
-                    self.late.append((self.now + self.dice.random() * 5, changes))
+                    self.late.append((self.now + self.dice.random() * self.dice.choice([0.15, 5.0]), transaction))
                 case _:
                     pass
             raise StoreUnavailableError("no answer")
-        self._apply(changes)
+        self._apply(transaction)
 
-    def _apply(self, changes: Sequence[Change]) -> None:
-        before = self.records.get([change.key for change in changes])
-        self.records.commit(changes)
-        for change in changes:
-            if isinstance(change, Put) and change.key in before:
-                self._watch(before[change.key], self.records.get([change.key])[change.key])
+    def _apply(self, transaction: Transaction) -> None:
+        first = {change.key: change.expected for change in reversed(list(_changes(transaction)))}
+        found = self.records.get([*first])
+        if any(version != (found[key].version if key in found else None) for key, version in first.items()):
+            raise RecordConflictError("another version")
+        for changes in transaction.writes:
+            before = self.records.get([change.key for change in changes])
+            self.records.commit(changes)
+            for change in changes:
+                if isinstance(change, Put) and change.key in before:
+                    self._watch(before[change.key], self.records.get([change.key])[change.key])
+        self.seen.update(transaction.effects)
 
     def _watch(self, old: Record, new: Record) -> None:
         """What no two writes in a row may do."""
@@ -180,6 +238,9 @@ class World:
             _check(other.open <= one.open, "a shard that was done is open again")
             ended = one.state in {RunState.DONE, RunState.CANCELLED}
             _check(not ended or other.state is one.state, "a run that had ended came into another state")
+            _check(
+                other.state is not RunState.HALTED or self.policy.on_error is OnError.HALT, "halted against the policy"
+            )
             self.completions += other.state is RunState.DONE
         elif new.key.kind is RecordKind.SHARD:
             before, after = parse_shard(old), parse_shard(new)
@@ -188,18 +249,29 @@ class World:
             _check(before.fence <= after.fence, "a fencing number went back")
             if after.fence > before.fence and before.state is ShardState.RUNNING:
                 _check(before.lease_until <= self.now + SKEW, "a lease was taken before its end")
+            if after.fence > before.fence and before.calling:
+                self.failed_alone[self._row_of(before)] += 1
             if after.skipped > before.skipped:
                 cursor = after.cursor or b""
                 attempts = before.poison_tries if before.poison_key == item_digest(self.run_id, cursor) else 0
                 _check(attempts + 1 >= self.policy.max_attempts, "a row was skipped too early")
                 self.skipped.add(int.from_bytes(cursor))
+                self._check_given_up(int.from_bytes(cursor))
+            if after.state is ShardState.FAILED:
+                self._check_given_up(self._row_of(after))
+
+    def _check_given_up(self, row: int) -> None:
+        _check(self.failed_alone[row] >= self.policy.max_attempts, "a row was given up that has not failed so often")
+
+    def _row_of(self, shard: Shard) -> int:
+        return self.by_digest[shard.poison_key or b""]
 
     def settle_late_commits(self) -> None:
-        due = [changes for at, changes in self.late if at <= self.now]
-        self.late = [(at, changes) for at, changes in self.late if at > self.now]
-        for changes in due:
+        due = [transaction for at, transaction in self.late if at <= self.now]
+        self.late = [(at, transaction) for at, transaction in self.late if at > self.now]
+        for transaction in due:
             try:
-                self._apply(changes)
+                self._apply(transaction)
             except RecordConflictError:
                 continue
 
@@ -240,14 +312,17 @@ class World:
         usual = self.dice.random() * self.slowness
         return self.deadline * 1.2 if self.dice.random() < 0.002 else usual
 
-    def call(self, process: Process, row: int) -> None:
-        """The application's callback."""
+    def call(self, process: Process, row: int, transaction: Transaction | None) -> None:
+        """What the application's callback does with a row."""
         if self.killers.get(row, 0) > 0:
             self.killers[row] -= 1
             raise KilledError
         if self.failures.get(row, 0) > 0:
             self.failures[row] -= 1
             raise ItemFailedError
+        if transaction is not None:
+            transaction.effects.append(row)
+            return
         self.seen[row] += 1
         process.unsaved.append(row)
 
@@ -267,9 +342,15 @@ class World:
         """Somebody deploys code that works."""
         self.failures.clear()
         self.killers.clear()
+        self.refusals.clear()
 
     def _strikes(self, chance: float) -> bool:
         return self.chaos and self.dice.random() < chance
+
+
+def _changes(transaction: Transaction | None) -> Iterator[Change]:
+    if transaction is not None:
+        yield from chain.from_iterable(transaction.writes)
 
 
 def _check(holds: bool, complaint: str) -> None:
