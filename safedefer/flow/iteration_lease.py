@@ -133,9 +133,28 @@ class HeldShard:
         self._read_run()
         return self.end() if is_stopping(self.run) else ()
 
-    def end(self, not_before: int = 0) -> Commands:
+    def end(self, not_before: int = 0, tries: int = _TRIES) -> Commands:
         """Keep what was done, and leave the rest to the next slice."""
-        return self.write(lambda _, shard: end_slice(shard, self.done, now=self._now, not_before=not_before))
+        return self.write(lambda _, shard: end_slice(shard, self.done, now=self._now, not_before=not_before), tries)
+
+    def let_go(self, not_before: int) -> None:
+        """Release the shard as it is stored, behind a transaction that may have been rolled back.
+
+        Its commit may also come late. Then it is not written over, since what was committed with it is there.
+
+        Raises:
+            LeaseLostError: It is not held any more.
+            StoreUnavailableError: The store did not answer, or others were always first.
+        """
+        for left in reversed(range(_TRIES)):
+            self.reload()
+            try:
+                self.end(not_before, tries=1)
+            except StoreUnavailableError:
+                if left == 0:
+                    raise
+            else:
+                return
 
     def finish(self) -> Commands:
         """The end of the shard, in its run's row, which is every shard's.

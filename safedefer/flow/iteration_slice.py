@@ -100,10 +100,12 @@ class Slice:
 
         The next delivery of this task finds the release, and creates the slice that follows.
         """
+        not_before = int(self._now + MIN_ITEM_BACKOFF.total_seconds())
         with suppress(UnavailableError):
-            if self._using is not None:
-                self._held.reload()
-            self._held.end(not_before=int(self._now + MIN_ITEM_BACKOFF.total_seconds()))
+            if self._using is None:
+                self._held.end(not_before)
+            else:
+                self._held.let_go(not_before)
 
     def _alias(self) -> str | None:
         """The database of the transactions that checkpoints are part of; None where they are not."""

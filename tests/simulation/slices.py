@@ -4,12 +4,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from safedefer.core.iteration.budget import adapt_batch, make_budget, slowest
 from safedefer.core.iteration.decisions import Command, Decision
 from safedefer.core.iteration.ids import item_digest
-from safedefer.core.iteration.items import Item, announce_item, fail_item, fail_page, judge_item
+from safedefer.core.iteration.items import Item, announce_item, fail_item, fail_page, judge_item, postpone_item
 from safedefer.core.iteration.rows import parse_run, parse_shard, run_key, shard_key
 from safedefer.core.iteration.slices import (
     NO_WORK,
@@ -25,7 +26,7 @@ from safedefer.core.iteration.slices import (
     page_size,
 )
 from safedefer.core.iteration.state import Run, Shard
-from safedefer.core.limits import CHECKPOINT_INTERVAL, MIN_ITEM_BACKOFF
+from safedefer.core.limits import CHECKPOINT_INTERVAL, MIN_CHECKPOINT_INTERVAL, MIN_ITEM_BACKOFF
 from safedefer.errors import (
     CommitRefusedError,
     LeaseLostError,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 TRIES: Final = 4
 _INTERVAL: Final = CHECKPOINT_INTERVAL.total_seconds()
+_SHORTEST_INTERVAL: Final = MIN_CHECKPOINT_INTERVAL.total_seconds()
 _BACKOFF: Final = MIN_ITEM_BACKOFF.total_seconds()
 
 Commands: TypeAlias = tuple[Command, ...]
@@ -58,6 +60,7 @@ class Slice:
         self.shard: Shard
         self.work_done = NO_WORK
         self.transaction: Transaction | None = None
+        self.follows_crash = False
         self.rows = 0
         self.started = self.saved = driver.now
         self.budget = make_budget(timedelta(seconds=self.world.deadline))
@@ -115,6 +118,7 @@ class Slice:
                 continue
             assert decision.shard is not None
             self.shard = decision.shard
+            self.follows_crash = self.shard.crashes > 0
             return ()
         raise StoreUnavailableError("others were always first")
 
@@ -136,20 +140,22 @@ class Slice:
             return (yield from self.end())
         if self.is_careful():
             return (yield from self.go_carefully())
-        size = page_size(self.shard)
+        size = self.work_done.batch_size or page_size(self.shard)
         begun, rows = self.driver.now, (yield from self.read_page(size))
         commands = yield from (self.go_together(rows) if self.world.batch else self.go_through(rows))
         if commands:
             return commands
         if len(rows) < size:
             return (yield from self.write(self.decide_finish))
-        batch = adapt_batch(self.shard.batch_size, rows=len(rows), seconds=self.driver.now - begun)
+        batch = adapt_batch(size, rows=len(rows), seconds=self.driver.now - begun)
         self.work_done = self.updated(batch_size=batch)
-        return (yield from self.save())
+        if self.follows_crash or self.driver.now - self.saved >= _SHORTEST_INTERVAL:
+            return (yield from self.save())
+        return ()
 
     def read_page(self, size: int) -> Generator[float, None, list[int]]:
         yield LATENCY
-        return self.world.page(self.shard.key_range, self.shard.cursor, size)
+        return self.world.page(self.shard.key_range, self.work_done.cursor or self.shard.cursor, size)
 
     def go_through(self, rows: Sequence[int]) -> Going:
         """The rows of a page, each in a call of its own."""
@@ -225,8 +231,11 @@ class Slice:
     def call_at_once(self, rows: Sequence[int]) -> Going:
         """One call for some rows."""
         begun = self.driver.now
-        if not (yield from self.call(rows)):
-            return (yield from self.fail(rows[0]) if len(rows) == 1 else self.fail_page(rows))
+        failure = yield from self.call(rows)
+        if failure is not None and len(rows) == 1:
+            return (yield from self.fail(rows[0], failure.later))
+        if failure is not None:
+            return (yield from self.fail_page(rows) if failure.later is None else self.end(self.at(failure.later)))
         self.rows += len(rows)
         pace = slowest(max(self.shard.slowest_ms, self.work_done.slowest_ms), self.driver.now - begun)
         self.work_done = Work(
@@ -234,30 +243,42 @@ class Slice:
         )
         return ()
 
-    def call(self, rows: Sequence[int]) -> Generator[float, None, bool]:
-        """Whether the application's callback has come through."""
+    def call(self, rows: Sequence[int]) -> Generator[float, None, ItemFailedError | None]:
+        """What the application's callback has raised."""
         kept = 0 if self.transaction is None else len(self.transaction.effects)
         for number, row in enumerate(rows):
             yield self.world.item_seconds()
             try:
                 self.world.call(self.driver.process, row, self.transaction)
-            except ItemFailedError:
+            except ItemFailedError as failure:
                 # In a transaction a call has a savepoint; else what it did before it failed is done again.
                 if self.transaction is None:
                     self.world.excused.update(rows[:number])
                     del self.driver.process.unsaved[len(self.driver.process.unsaved) - number :]
                 else:
                     self.roll_back(self.transaction, kept)
-                return False
-        return True
+                return failure
+        return None
+
+    def at(self, later: float) -> int:
+        return ceil(self.driver.now + later)
 
     def roll_back(self, transaction: Transaction, kept: int) -> None:
         del transaction.effects[kept:]
 
-    def fail(self, row: int) -> Going:
-        """A row has failed alone."""
+    def fail(self, row: int, later: float | None = None) -> Going:
+        """A row has failed alone, or has asked to be called for later."""
         item, policy = self.item_of(row), self.world.policy
         self.world.failed_alone[row] += 1
+        if later is not None:
+            moment = self.at(later)
+            return (
+                yield from self.write(
+                    lambda run, shard: postpone_item(
+                        run, shard, self.work_done, item, policy, not_before=moment, now=self.driver.now
+                    )
+                )
+            )
         return (
             yield from self.write(
                 lambda run, shard: fail_item(run, shard, self.work_done, item, policy, now=self.driver.now)

@@ -28,6 +28,14 @@ class Watching(SliceOf):
             Watching.happened[f"page failed, atomic: {self.world.atomic}"] += len(rows) > 1
             return super().decide_fail_page(shard, rows)
 
+        def read_page(self, size: int) -> Generator[float, None, list[int]]:
+            Watching.happened["page behind work that is not kept"] += self.work_done.cursor is not None
+            return (yield from super().read_page(size))
+
+        def at(self, later: float) -> int:
+            Watching.happened["asked for another time"] += 1
+            return super().at(later)
+
         def go_carefully(self) -> Going:
             Watching.happened[f"careful, batch: {self.world.batch}"] += 1
             return (yield from super().go_carefully())
@@ -57,6 +65,8 @@ def test_worlds_have_what_their_rules_are_for() -> None:
     assert {name for name, times in Watching.happened.items() if times} == {
         "page failed, atomic: True",
         "page failed, atomic: False",
+        "page behind work that is not kept",
+        "asked for another time",
         "careful, batch: True",
         "careful, batch: False",
         "commit refused",
@@ -89,6 +99,13 @@ class ForgetsWhatCameBeforeThePageThatFailed(SliceOf):
     class kind(Slice):  # noqa: N801
         def decide_fail_page(self, shard: Shard, rows: Sequence[int]) -> Decision:
             return super().decide_fail_page(replace(shard, cursor=None, processed=0), rows)
+
+
+class ReadsBehindWhatIsKept(SliceOf):
+    class kind(Slice):  # noqa: N801
+        def read_page(self, size: int) -> Generator[float, None, list[int]]:
+            yield LATENCY
+            return self.world.page(self.shard.key_range, self.shard.cursor, size)
 
 
 class CommitsWritesBesideTheCheckpoint(SliceOf):
@@ -142,6 +159,7 @@ BY_THE_PAGE: Final = [
     RepeatsThePageThatFailedAsAWhole,
     BlamesTheLastRowOfThePageThatFailed,
     ForgetsWhatCameBeforeThePageThatFailed,
+    ReadsBehindWhatIsKept,
 ]
 TOGETHER: Final = [
     CommitsWritesBesideTheCheckpoint,

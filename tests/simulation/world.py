@@ -29,7 +29,11 @@ class ViolationError(AssertionError):
 
 
 class ItemFailedError(Exception):
-    """A row's call has raised."""
+    """A row's call has raised; where it asks to be made again, `later` is in how many seconds."""
+
+    def __init__(self, later: float | None = None) -> None:
+        super().__init__()
+        self.later = later
 
 
 class KilledError(BaseException):
@@ -147,7 +151,9 @@ class World:
         self.policy = ItemPolicy(max_attempts=dice.choice([1, 3]), on_error=dice.choice(list(OnError)))
         wrong = [row for row in self.rows if dice.random() < dice.choice([0.0, 0.1])]
         lasting = 9_000 if self.policy.on_error is not OnError.RETRY else 4
-        self.failures = {row: dice.choice([1, 2, lasting]) for row in wrong}
+        self.postponing = {row for row in wrong if dice.random() < 0.3}
+        """Rows whose failures ask for another call later, which several rows of one call do without end."""
+        self.failures = {row: dice.choice([1, 2, 4 if row in self.postponing else lasting]) for row in wrong}
         self.killers = {
             row: dice.choice([1, 2, 4, lasting]) for row in self.rows if dice.random() < dice.choice([0.0, 0.05])
         }
@@ -319,7 +325,7 @@ class World:
             raise KilledError
         if self.failures.get(row, 0) > 0:
             self.failures[row] -= 1
-            raise ItemFailedError
+            raise ItemFailedError(3_600.0 * self.dice.random() if row in self.postponing else None)
         if transaction is not None:
             transaction.effects.append(row)
             return
