@@ -13,6 +13,7 @@ import pytest
 from safedefer import Iteration, defer_iteration_with_finalize
 from safedefer.core.iteration.state import RunState
 from safedefer.core.ledger import LedgerState, parse_entry
+from safedefer.core.limits import FIRST_BATCH_ROWS
 from safedefer.core.records import RecordKind
 from safedefer.emulator import LocalCloud
 from safedefer.flow.deadletters import list_letters
@@ -80,10 +81,10 @@ def populate(lives: Lives, count: int = ROWS) -> list[str]:
     return names
 
 
-def begin(**options: Any) -> Iteration:
+def begin(callback: Any = tasks.pass_row, **options: Any) -> Iteration:
     """Rows take 0.4 seconds each, so that a slice does not get through its shard."""
     given = {"_shards": 2, "_deadline": 15, "_delete_marker": False, **options}
-    return defer_iteration_with_finalize(Customer.objects.all(), tasks.pass_row, tasks.pass_end, **given)
+    return defer_iteration_with_finalize(Customer.objects.all(), callback, tasks.pass_end, **given)
 
 
 def assert_ended(lives: Lives, iteration: Iteration, names: list[str]) -> None:
@@ -153,6 +154,40 @@ def test_every_row_is_visited_whatever_befalls_tasks_and_workers_that_are_killed
     assert lives.end() > 0
     assert sum(faults.happened.values()) > 20
     check_journal(lives.traces(), names)
+    assert_ended(lives, iteration, names)
+
+
+MOMENTS_OF_CALLS = {
+    "between two rows": [Death("visited", 6)],
+    "behind the last row of the first call": [Death("visited", FIRST_BATCH_ROWS)],
+    "before its checkpoint": [Death("checkpoint")],
+    "behind its checkpoint": [Death("checkpoint committed"), Death("row", 8)],
+    "again and again, so that rows go one by one": [Death("row", 4)] * 4,
+}
+
+
+@pytest.mark.parametrize("deaths", MOMENTS_OF_CALLS.values(), ids=MOMENTS_OF_CALLS)
+def test_rows_of_one_call_are_all_visited_wherever_the_worker_is_killed(lives: Lives, deaths: list[Death]) -> None:
+    names = populate(lives)
+    lives.begin(deaths)
+    iteration = begin(tasks.pass_rows)
+    lives.run_dry()
+    assert lives.end() == len(deaths)
+    check_journal(lives.traces(), names, unsaved=FIRST_BATCH_ROWS)
+    assert_ended(lives, iteration, names)
+
+
+@pytest.mark.parametrize("lives", STORES[:2], indirect=True, ids="-".join)
+@pytest.mark.parametrize("deaths", MOMENTS_OF_CALLS.values(), ids=MOMENTS_OF_CALLS)
+def test_writes_of_one_call_that_are_committed_with_its_checkpoint_are_not_repeated(
+    lives: Lives, deaths: list[Death]
+) -> None:
+    names = populate(lives)
+    lives.begin(deaths)
+    iteration = begin(tasks.pass_rows, _atomic="batch")
+    lives.run_dry()
+    assert lives.end() == len(deaths)
+    assert check_journal(lives.traces(), names) == 0
     assert_ended(lives, iteration, names)
 
 

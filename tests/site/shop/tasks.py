@@ -298,6 +298,13 @@ def pass_row(customer: Customer) -> None:
     reach("visited")
 
 
+@deferrable(name="shop.pass_rows", batch=True)
+def pass_rows(customers: list[Customer]) -> None:
+    """The same for many."""
+    for customer in customers:
+        pass_row(customer)
+
+
 @deferrable(name="shop.pass_end")
 def pass_end() -> None:
     """Leave that every row was visited, likewise."""
