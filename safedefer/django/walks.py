@@ -8,7 +8,7 @@ from django.db import DatabaseError, InterfaceError, OperationalError, router
 from django.db.models import QuerySet
 
 from safedefer.core.iteration.description import Description
-from safedefer.core.ports import Place, WalkedPage
+from safedefer.core.iteration.ports import Place, WalkedPage
 from safedefer.core.wire import WireError
 from safedefer.django.descriptions import DescriptionPolicy, build_queryset, describe_queryset
 from safedefer.django.estimates import estimate_rows

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import final
 
 from safedefer.core.iteration.budget import make_budget, slowest
-from safedefer.core.ports import WalkedPage
+from safedefer.core.iteration.ports import WalkedPage
 
 
 @final

@@ -23,6 +23,7 @@ from safedefer.core.iteration.items import (
     stop_at_item,
 )
 from safedefer.core.iteration.plan import SliceCall
+from safedefer.core.iteration.ports import Place, WalkedPage
 from safedefer.core.iteration.slices import is_careful, page_size
 from safedefer.core.iteration.state import Run
 from safedefer.core.limits import (
@@ -32,7 +33,6 @@ from safedefer.core.limits import (
     MIN_ITEM_BACKOFF,
     SLOW_CALL,
 )
-from safedefer.core.ports import Place, WalkedPage
 from safedefer.errors import (
     CommitRefusedError,
     FunctionFailedError,

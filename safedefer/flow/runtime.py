@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Final, final
 
 from safedefer.core.claims import Producer
+from safedefer.core.iteration.ports import QuerySets
 from safedefer.core.keys import KeyRing
 from safedefer.core.limits import MAX_BODY_BYTES, MAX_INLINE_TASK_BYTES, MAX_REQUEST_BYTES
 from safedefer.core.names import QueueName
@@ -21,7 +22,6 @@ from safedefer.core.ports import (
     FailureSink,
     Invoker,
     Outbox,
-    QuerySets,
     RecordStore,
     ReferenceResolver,
     SurroundingsSource,

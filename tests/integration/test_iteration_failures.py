@@ -43,6 +43,19 @@ def unmakeable(*names: str, error: type[BaseException] = RuntimeError) -> Iterat
         post_init.disconnect(refuse, sender=Customer)
 
 
+def walk(callback: Any, *, attempts: int | None = None, **options: Any) -> Iteration:
+    """An iteration over all customers in one shard, whose records stay.
+
+    Args:
+        attempts: After so many a row is skipped.
+    """
+    if attempts is not None:
+        options |= {"_on_error": "skip", "_max_item_attempts": attempts}
+    return defer_iteration_with_finalize(
+        Customer.objects.all(), callback, tasks.all_told, "x", _shards=1, _delete_marker=False, **options
+    )
+
+
 def counts(iteration: Iteration) -> tuple[int, int, RunState]:
     """How many rows were skipped and calls failed, and what became of the run."""
     progress = iteration.progress()
@@ -99,17 +112,7 @@ def test_failing_row_keeps_what_came_before_it_and_is_tried_later(site: Site) ->
 def test_atomic_batch_rolls_a_failed_call_back_and_keeps_the_others(site: Site, callback: Any) -> None:
     names = populate(60)
     tasks.broken.add("c0042")
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        callback,
-        tasks.all_told,
-        "x",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=1,
-        _delete_marker=False,
-        _atomic="batch",
-    )
+    iteration = walk(callback, attempts=1, _atomic="batch")
     site.run_tasks()
     site.use(clock=ManualClock(site.runtime.clock.time() + 60))
     run_by_hand(site)
@@ -129,9 +132,7 @@ def test_atomic_batch_loses_its_writes_with_its_checkpoint_and_repeats_nothing(
 ) -> None:
     names = populate(120)
     site.pause()
-    defer_iteration_with_finalize(
-        Customer.objects.all(), callback, tasks.all_told, "x", _shards=1, _atomic="batch", _deadline=15
-    )
+    walk(callback, _atomic="batch", _deadline=15)
     real, wrote = site.runtime.records, 0
 
     class Refusing:
@@ -280,17 +281,7 @@ def test_row_that_stops_workers_as_it_is_made_is_found_and_skipped(
     names = populate(40)
     site.pause()
     with unmakeable("c0013", error=Stopped):
-        iteration = defer_iteration_with_finalize(
-            Customer.objects.all(),
-            callback,
-            tasks.all_told,
-            "x",
-            _shards=1,
-            _on_error="skip",
-            _max_item_attempts=2,
-            _delete_marker=False,
-            **options,
-        )
+        iteration = walk(callback, attempts=2, **options)
         run_in_time(site)
     seen = visits(site)
     assert set(seen) == set(names) - {"c0013"}
@@ -326,18 +317,7 @@ def test_row_without_a_place_asks_for_a_person_and_repeats_nothing(
     names = populate(50)
     Customer.objects.filter(name="c0020").update(name=TOO_LONG)
     site.pause()
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        callback,
-        tasks.all_told,
-        "x",
-        order_field="name",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=1,
-        _delete_marker=False,
-        **options,
-    )
+    iteration = walk(callback, attempts=1, order_field="name", **options)
     run_in_time(site)
     assert visits(site) == Counter(names[:20])
     assert counts(iteration)[2] is RunState.HALTED
@@ -389,16 +369,7 @@ def test_callback_that_asks_to_be_called_later_has_not_failed(site: Site) -> Non
     names = populate(30)
     tasks.broken.add("c0011")
     site.pause()
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        tasks.visit_later,
-        tasks.all_told,
-        "x",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=3,
-        _delete_marker=False,
-    )
+    iteration = walk(tasks.visit_later, attempts=3)
     began = site.runtime.clock.time()
 
     def mend() -> None:
@@ -416,16 +387,7 @@ def test_last_attempt_that_asks_for_another_is_a_failure(site: Site) -> None:
     names = populate(30)
     tasks.broken.add("c0011")
     site.pause()
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        tasks.visit_later,
-        tasks.all_told,
-        "x",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=3,
-        _delete_marker=False,
-    )
+    iteration = walk(tasks.visit_later, attempts=3)
     run_in_time(site)
     assert visits(site) == Counter(names) - Counter(["c0011"])
     assert site.traces().count("asked c0011 x") == 3
@@ -436,9 +398,7 @@ def test_rows_whose_call_asks_to_be_called_later_stay_together(site: Site) -> No
     names = populate(20)
     tasks.broken.add("c0011")
     site.pause()
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(), tasks.visit_many_later, tasks.all_told, "x", _shards=1, _delete_marker=False
-    )
+    iteration = walk(tasks.visit_many_later)
 
     def mend() -> None:
         if "asked c0011 x" in site.traces():
@@ -480,17 +440,7 @@ def test_row_whose_writes_cannot_be_committed_fails_alone(site: Site, callback: 
     names = populate(60)
     tasks.broken.add("c0042")
     site.pause()
-    iteration = defer_iteration_with_finalize(
-        Customer.objects.all(),
-        callback,
-        tasks.all_told,
-        "x",
-        _shards=1,
-        _on_error="skip",
-        _max_item_attempts=2,
-        _delete_marker=False,
-        _atomic="batch",
-    )
+    iteration = walk(callback, attempts=2, _atomic="batch")
     began = site.runtime.clock.time()
     run_in_time(site)
     # Its visit is gone with its order; those of the rows beside it were made again, once.
