@@ -10,6 +10,7 @@ from uuid import UUID
 from django.core.exceptions import FieldDoesNotExist, ValidationError
 from django.db import connections
 from django.db.models import Field, Model, QuerySet
+from django.db.models.query import ModelIterable
 
 from safedefer.core.iteration.description import PRIVATE_FIELDS
 from safedefer.errors import InvalidKeyRangesError
@@ -197,10 +198,14 @@ def _check_field(field: Any, label: str, using: str) -> None:
 
 def _check_queryset(queryset: QuerySet[Any]) -> None:
     query = queryset.query
+    has_values = getattr(queryset, "_fields", None) is not None
+    # Such a class may leave rows out, so that a short page would be taken for the last one.
+    made = getattr(queryset, "_iterable_class", ModelIterable)
     obstacles = {
         "is sliced": query.is_sliced,
         "is a union, intersection or difference": bool(query.combinator),
-        "uses values()": getattr(queryset, "_fields", None) is not None,
+        "uses values()": has_values,
+        f"makes its rows in a way of its own ({made.__name__})": made is not ModelIterable and not has_values,
         "uses select_for_update(), which holds no lock between two pages": query.select_for_update,
         "uses distinct() with fields": bool(query.distinct_fields),
     }

@@ -85,7 +85,7 @@ class Slice:
         token = walking.set(self._shard_index)
         try:
             while not commands:
-                commands = self._page()
+                commands = self._page_or_care()
         except LeaseLostError:
             raise
         except Exception:
@@ -120,6 +120,17 @@ class Slice:
     def _now(self) -> float:
         return self._runtime.clock.time()
 
+    def _page_or_care(self) -> Commands:
+        """A page; where a key cannot be a cursor, its rows go one by one until the one at fault is next."""
+        try:
+            return self._page()
+        except InvalidKeyRangesError as error:
+            if self._using is not None:
+                self._held.reload()
+            if is_careful(self._held.shard):
+                return self._stop_at_next(error)
+            return self._fail_page(page_size(self._held.shard))
+
     def _page(self) -> Commands:
         """One page of rows; no commands means that there is another."""
         if not self._pace.has_time():
@@ -129,7 +140,7 @@ class Slice:
         begun, size = self._now, self._held.done.batch_size or page_size(self._held.shard)
         try:
             rows = PageRows(self._read(size), at_once=self._at_once)
-        except (UnavailableError, RejectedError):
+        except (UnavailableError, RejectedError, InvalidKeyRangesError):
             raise
         except Exception as error:  # noqa: BLE001  # Of the application's code, which makes these rows all at once.
             self._report(error, _UNMADE)
@@ -176,28 +187,28 @@ class Slice:
 
     def _go_carefully(self) -> Commands:
         """One row, named before it is made and called for: either may be what stops workers."""
-        try:
-            place = self._find_place()
-        except InvalidKeyRangesError as error:
-            return self._stop_at_next(error)
+        place = self._find_place()
         if place is None:
             return self._held.finish()
         item = self._item(place.cursor)
         if self._judge(item) is not None:
             # Only here attempts may be spent before the call: workers were stopped in it.
             return self._held.write(lambda _, __: _given_up(self._judge(item))) or self._held.save()
-        self._held.write(lambda _, shard: announce_item(shard, self._held.done, item.digest, now=self._now))
+        self._announce(item)
         try:
             page = self._read(1)
             row = next(page.rows, None)
+            key = None if row is None else page.key_of(row)
+            named, item = item, item if row is None else self._item(page.cursor_at(key))
         except (UnavailableError, RejectedError):
             raise
         except Exception as error:  # noqa: BLE001  # Of the application's code.
             return self._fail(item, self._report(error, _UNMADE)) or self._held.save()
-        if row is None:  # It was deleted meanwhile.
-            return self._held.save()
-        key = page.key_of(row)
-        item = self._item(page.cursor_at(key))
+        if row is None:
+            return self._held.finish()
+        if item != named:
+            # The other was deleted meanwhile, or a join leaves it out that only instances are made with.
+            self._announce(item)
         first = [row] if self._walk.callback.batch else row
         call = partial(self._call_once, page, first, key, item, 1)
         return self._commit(call, partial(self._fail, item)) or self._held.save()
@@ -328,6 +339,9 @@ class Slice:
     def _judge(self, item: Item) -> Decision | None:
         held = self._held
         return judge_item(held.run, held.shard, held.done, item, self._walk.plan.policy, now=self._now)
+
+    def _announce(self, item: Item) -> None:
+        self._held.write(lambda _, shard: announce_item(shard, self._held.done, item.digest, now=self._now))
 
     def _fail(self, item: Item, failure: FunctionFailedError) -> Commands:
         held, policy = self._held, self._walk.plan.policy

@@ -36,7 +36,7 @@ from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
 from tests.support.builders import HurryingClock, ManualClock
 from tests.support.site import Site
-from tests.support.visits import begin, delete, finalized, populate, run_by_hand, visits
+from tests.support.visits import begin, delete, finalized, populate, run_by_hand, run_in_time, visits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
 
@@ -240,8 +240,9 @@ def test_shard_that_does_not_get_at_its_run_is_finished_by_the_next_slice(site: 
     names = populate(20)
     crowded = Crowded(site.runtime.records, times=10)
     site.use(records=crowded)
+    site.pause()
     begin(Customer.objects.all(), _shards=1)
-    site.run_tasks()
+    run_in_time(site)
     assert visits(site) == Counter(names)
     assert (finalized(site), crowded.times) == (1, 0)
     # The plan, three slices and finalize: none of them waited for the end of a lease.

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.db import connections
 from django.db.models.signals import post_init
 
 from safedefer import Iteration, defer_iteration_with_finalize
@@ -328,6 +329,72 @@ def test_row_without_a_place_asks_for_a_person_and_repeats_nothing(
     iteration.resume()
     run_in_time(site)
     assert visits(site) == Counter(names)
+    assert finalized(site) == 1
+
+
+def test_row_that_is_made_with_a_key_that_is_none_is_skipped_at_its_place(site: Site) -> None:
+    Reading.objects.bulk_create(Reading(label=f"r{number:02d}", level=number) for number in range(20))
+
+    def spoil(instance: Reading, **_: object) -> None:
+        if instance.label == "r19":
+            instance.level = "many"
+
+    site.pause()
+    iteration = defer_iteration_with_finalize(
+        Reading.objects.all(),
+        tasks.read,
+        tasks.all_told,
+        "x",
+        order_field="level",
+        _shards=1,
+        _on_error="skip",
+        _max_item_attempts=2,
+        _delete_marker=False,
+    )
+    post_init.connect(spoil, sender=Reading)
+    try:
+        run_in_time(site)
+    finally:
+        post_init.disconnect(spoil, sender=Reading)
+    seen = Counter(site.traces())
+    # The rows of its page come once more, one by one; it is not called for again.
+    assert seen == Counter({"finalized x": 1, **{f"read r{number:02d}x": 1 + (number < 19) for number in range(20)}})
+    assert counts(iteration) == (1, 3, RunState.DONE)
+
+
+@pytest.mark.usefixtures("stops_workers")
+def test_rows_that_only_a_join_leaves_out_are_passed_in_careful_mode_as_well(site: Site) -> None:
+    names = populate(30)
+    owners = list(Customer.objects.order_by("pk"))
+    Order.objects.bulk_create(Order(customer=owner) for owner in owners)
+    orders = Order.objects.select_related("customer")
+    site.pause()
+    iteration = defer_iteration_with_finalize(
+        orders,
+        tasks.visit_owner,
+        tasks.all_told,
+        "x",
+        _shards=1,
+        _on_error="skip",
+        _max_item_attempts=1,
+        _delete_marker=False,
+    )
+    (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    delete(site, task.name)
+    # As in a database without constraints: the customers of these orders are gone.
+    gone = [names[number] for number in (3, 4, 28, 29)]
+    with connections["default"].constraint_checks_disabled(), connections["default"].cursor() as cursor:
+        cursor.execute("DELETE FROM shop_customer WHERE name IN (%s, %s, %s, %s)", gone)
+    try:
+        with unmakeable("c0025", error=Stopped):
+            run_in_time(site)
+    finally:
+        Order.objects.all().delete()
+    seen = visits(site)
+    assert set(seen) == set(names) - {*gone, "c0025"}
+    assert all(count == 1 for name, count in seen.items() if name > "c0025")
+    assert counts(iteration)[2] is RunState.DONE
     assert finalized(site) == 1
 
 

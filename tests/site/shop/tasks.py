@@ -429,6 +429,12 @@ def orders_for_nobody(customers: list[Customer], last: str) -> None:
         order_for_nobody(customer, last)
 
 
+@deferrable(name="shop.visit_owner")
+def visit_owner(order: Order, last: str) -> None:
+    """Leave a visit to the customer of an order."""
+    trace("visit", order.customer.name, last)
+
+
 @deferrable(name="shop.order_and_forget")
 def order_and_forget(customer: Customer, last: str) -> None:
     """The same, but an order that is refused at once, which is not said any more."""

@@ -1,10 +1,12 @@
 """Which fields and querysets can be walked, and what the others are told."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.db import models
+from django.db.models.query import ModelIterable
 from django.test.utils import isolate_apps
 
 from safedefer.django.order_field import resolve_order_field, to_key
@@ -99,3 +101,19 @@ def test_members_of_choices_become_plain_values() -> None:
     assert type(to_key(resolve_order_field(Reading.objects.all(), "level").field, Level.LOW)) is int
     key = to_key(resolve_order_field(Reading.objects.all(), "label").field, Name.ANNA)
     assert (type(key), key) == (str, "anna")
+
+
+class Picky(ModelIterable):  # type: ignore[type-arg]  # It takes none at run time.
+    """As of a queryset class that leaves out what it cannot make."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from (row for row in super().__iter__() if row.name)
+
+
+def test_queryset_that_may_leave_rows_out_as_it_makes_them_is_refused() -> None:
+    rows: Any = Customer.objects.all()
+    rows._iterable_class = Picky
+    with pytest.raises(InvalidKeyRangesError, match=r"makes its rows in a way of its own \(Picky\)"):
+        resolve_order_field(rows)
+    with pytest.raises(InvalidKeyRangesError, match=r"that uses values\(\) cannot"):
+        resolve_order_field(Customer.objects.values("name"))
