@@ -127,7 +127,7 @@ def to_key(field: "Field[Any, Any]", value: object) -> Any:
 
 
 def may_have_no_key(order: OrderField) -> bool:
-    """Whether a row may have a value that is no key: a text of any length, or no number."""
+    """Whether a row may have a value that is no key: a text or a number of any length, or no number."""
     types = {order.key_type, _key_type(order.pk_field, "pk")}
     return bool(types & {str, bytes, float, Decimal})
 
@@ -189,11 +189,14 @@ def _check_field(field: Any, label: str, using: str) -> None:
         raise InvalidKeyRangesError(
             f"{label} changes with every save (auto_now): a row that the callback saves would come again, without end"
         )
-    digits = getattr(field, "max_digits", None)
-    if digits is not None and digits > _SQLITE_DIGITS and connections[using].vendor == "sqlite":
-        raise InvalidKeyRangesError(
-            f"{label} has {digits} digits, and SQLite keeps only {_SQLITE_DIGITS}: rows could be skipped"
-        )
+    if field.get_internal_type() == "DecimalField" and connections[using].vendor == "sqlite":
+        # None is any number of them, from Django 6.1 on.
+        digits = getattr(field, "max_digits", None)
+        if digits is None or digits > _SQLITE_DIGITS:
+            raise InvalidKeyRangesError(
+                f"{label} has {'any number of' if digits is None else digits} digits, and SQLite keeps only "
+                f"{_SQLITE_DIGITS}: rows could be skipped"
+            )
 
 
 def _check_queryset(queryset: QuerySet[Any]) -> None:

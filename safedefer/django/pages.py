@@ -6,6 +6,7 @@ into a place in the index, which they do not for the same condition written as o
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from decimal import Decimal
 from itertools import chain, islice
 from operator import attrgetter
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from safedefer.django.positions import MAX_KEY_BYTES, Cursor, KeyRange, encode_c
 
 _FETCHED_AT_ONCE: Final = 2_000
 _SURELY_SHORT: Final = MAX_KEY_BYTES // 5
-"""So many characters or bytes make a key in any encoding."""
+"""So many characters, digits or bytes make a key in any encoding."""
 
 
 @final
@@ -237,6 +238,8 @@ def _with_places(rows: Iterator[Model], order: OrderField, key_of: Callable[[Mod
 
 
 def _is_doubtful(part: Any) -> bool:
+    if isinstance(part, Decimal):
+        return part.is_nan() or len(part.as_tuple().digits) > _SURELY_SHORT
     return len(part) > _SURELY_SHORT if isinstance(part, str | bytes | memoryview) else bool(part != part)  # noqa: PLR0124  # NaN.
 
 

@@ -91,6 +91,19 @@ def test_composite_primary_key_is_refused() -> None:
         resolve_order_field(Pair._default_manager.all())
 
 
+@isolate_apps("tests.site.shop")
+def test_decimals_without_a_number_of_digits_are_refused_on_sqlite() -> None:
+    class Weight(models.Model):
+        grams = models.DecimalField()
+
+        class Meta:
+            app_label = "shop"
+
+    with pytest.raises(InvalidKeyRangesError, match="any number of digits, and SQLite keeps only 15"):
+        resolve_order_field(Weight._default_manager.all(), "grams")
+    assert resolve_order_field(Weight._default_manager.using("postgres"), "grams").key_type is Decimal
+
+
 def test_members_of_choices_become_plain_values() -> None:
     class Level(models.IntegerChoices):
         LOW = 1

@@ -2,6 +2,7 @@
 
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from safedefer.django.key_ranges.ranges import build_key_ranges
 from safedefer.django.order_field import resolve_order_field
-from safedefer.django.pages import find_place, place_of, read_page
+from safedefer.django.pages import Page, find_place, place_of, read_page
 from safedefer.django.positions import Cursor, KeyRange
 from safedefer.errors import InvalidKeyRangesError
 from tests.site.shop.models import Customer, Parcel, PremiumCustomer, Reading
@@ -236,6 +237,16 @@ def test_row_whose_key_is_no_cursor_ends_its_page(alias: str, order_by: str, val
         assert len(list(page.rows)) == 3
         return
     assert [getattr(next(page.rows), order_by) for _ in range(2)] == [value[:1], value[:100]]
+    with pytest.raises(InvalidKeyRangesError, match="a key 3,072 at most"):
+        next(page.rows)
+
+
+def test_number_of_too_many_digits_ends_its_page() -> None:
+    order = resolve_order_field(Reading.objects.using("postgres"), "exact")
+    numbers = [Decimal(1), Decimal(10**600 - 1), Decimal(10**4_000)]
+    rows = [Reading(pk=pk, exact=number) for pk, number in enumerate(numbers)]
+    page = Page(iter(rows), order, 10, repeats=False)
+    assert [next(page.rows), next(page.rows)] == rows[:2]
     with pytest.raises(InvalidKeyRangesError, match="a key 3,072 at most"):
         next(page.rows)
 
