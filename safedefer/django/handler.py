@@ -5,13 +5,13 @@ Refusals after the token all look the same from outside: the reason is in the au
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_not_required
-from django.db import close_old_connections, transaction
+from django.db import close_old_connections, connections, transaction
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -25,6 +25,8 @@ from safedefer.flow.execute import handle_dispatch
 from safedefer.flow.outcome import Outcome, Verdict, judge
 from safedefer.flow.runtime import current_runtime
 from safedefer.gcp.per_process import PerProcess
+
+_View = TypeVar("_View", bound=Callable[..., object])
 
 STATUS: Final[Mapping[Verdict, int]] = {
     Verdict.DONE: 204,
@@ -54,10 +56,17 @@ _MOST_AT_ONCE: Final = 64
 _without_runtime: Final = LoggingAudit()
 
 
+def _without_transaction(view: _View) -> _View:
+    """Whatever ATOMIC_REQUESTS says, of any database: records that are written would be seen, and kept, too late."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(alias)(view)
+    return view
+
+
 @login_not_required  # LoginRequiredMiddleware would redirect a dispatch, token and all, to the login page.
 @csrf_exempt
 @never_cache
-@transaction.non_atomic_requests
+@_without_transaction
 @sensitive_variables()
 def task_handler(request: HttpRequest) -> HttpResponse:
     """Answer one dispatch. Uses no session, no user, no cookie and no part of the URL."""
@@ -67,7 +76,7 @@ def task_handler(request: HttpRequest) -> HttpResponse:
 @login_not_required
 @csrf_exempt
 @never_cache
-@transaction.non_atomic_requests
+@_without_transaction
 @sensitive_variables()
 async def async_task_handler(request: HttpRequest) -> HttpResponse:
     """The same for a site under ASGI: coroutine functions run on the server's own event loop.

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 
 from safedefer import adefer, defer
 from safedefer.errors import (
@@ -55,6 +55,16 @@ def test_child_of_an_annotated_model_travels_as_the_child(site: Site) -> None:
     defer(tasks.greet, PremiumCustomer.objects.create(name="Zoe"))
     site.run_tasks()
     assert site.traces() == ["greet Hello Zoe"]
+
+
+def test_no_transaction_is_around_a_task_whatever_atomic_requests_says(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for alias in connections:
+        monkeypatch.setitem(connections.settings[alias], "ATOMIC_REQUESTS", True)
+    defer(tasks.look_for_transactions)
+    site.run_tasks()
+    assert site.traces() == ["within"]
 
 
 def test_coroutine_function_and_static_method_run(site: Site) -> None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from django.db import IntegrityError, models
+from django.db import IntegrityError, connections, models
 from django.utils import timezone, translation
 
 from safedefer import (
@@ -186,6 +186,12 @@ async def alook_around() -> None:
     assert task is not None
     text = f"around {translation.get_language()} {timezone.get_current_timezone_name()} {task.function}"
     await Trace.objects.acreate(text=text)
+
+
+@deferrable(name="shop.look_for_transactions")
+def look_for_transactions() -> None:
+    """Leave the databases that a transaction is open on."""
+    trace("within", *(connection.alias for connection in connections.all() if connection.in_atomic_block))
 
 
 @deferrable(name="shop.show_order")

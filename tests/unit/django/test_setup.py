@@ -21,7 +21,7 @@ from safedefer.core.options import TaskOptions
 from safedefer.core.records import RecordKey, RecordKind
 from safedefer.core.routing import Route
 from safedefer.django.conf import KeySetting, read_settings
-from safedefer.django.handler import task_handler
+from safedefer.django.handler import async_task_handler, task_handler
 from safedefer.django.setup import build_runtime, make_records, make_ring, start
 from safedefer.errors import ConfigurationError, Reason
 from safedefer.flow.runtime import current_runtime, install, install_problem
@@ -198,11 +198,12 @@ def test_handler_is_mounted_at_one_path_under_one_name() -> None:
     assert resolve("/_safedefer/").func is task_handler
 
 
-def test_handler_needs_no_csrf_token_no_transaction_and_no_login() -> None:
-    view: Any = task_handler
-    assert view.csrf_exempt is True
-    assert view.login_required is False
-    assert view._non_atomic_requests == {"default"}
+def test_handlers_need_no_csrf_token_no_transaction_and_no_login() -> None:
+    views: list[Any] = [task_handler, async_task_handler]
+    for view in views:
+        assert view.csrf_exempt is True
+        assert view.login_required is False
+        assert view._non_atomic_requests == {"default", "other", "postgres"}
 
 
 @pytest.mark.parametrize(
