@@ -210,6 +210,7 @@ def _check_queryset(queryset: QuerySet[Any]) -> None:
         "uses values()": has_values,
         f"makes its rows in a way of its own ({made.__name__})": made is not ModelIterable and not has_values,
         "uses select_for_update(), which holds no lock between two pages": query.select_for_update,
+        "filters by a window function, which each page would compute anew": query.where.contains_over_clause,
         "uses distinct() with fields": bool(query.distinct_fields),
     }
     found = [words for words, there in obstacles.items() if there]

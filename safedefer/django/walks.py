@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, final
+from typing import Any, Final, final
 
 from django.db import DatabaseError, InterfaceError, OperationalError, router
 from django.db.models import QuerySet
@@ -25,7 +25,17 @@ from safedefer.django.positions import (
     encode_cursor,
     encode_key_range,
 )
-from safedefer.errors import ArgumentsRefusedError, Reason, StoreUnavailableError, UnsupportedQuerySetError
+from safedefer.errors import (
+    ArgumentsRefusedError,
+    InvalidKeyRangesError,
+    Reason,
+    StoreUnavailableError,
+    UnavailableError,
+    UnsupportedQuerySetError,
+)
+
+_UNDECODED: Final = "Could not decode to UTF-8"
+"""What SQLite says of a text, as an OperationalError."""
 
 
 @final
@@ -82,7 +92,7 @@ class DjangoQuerySets:
         rows = _queryset(queryset)
         order = resolve_order_field(rows, order_field)
         within, behind = _positions(order, key_range, cursor)
-        with _answering():
+        with _reaching():
             page = read_page(rows, within, behind, order, limit)
         return WalkedPage(
             rows=page.rows,
@@ -97,9 +107,15 @@ class DjangoQuerySets:
         rows = _queryset(queryset)
         order = resolve_order_field(rows, order_field)
         within, behind = _positions(order, key_range, cursor)
-        with _answering():
-            place = find_place(rows, within, behind, order)
-        return None if place is None else Place(cursor=encode_cursor(order, place), pk=place.pk)
+        try:
+            with _reaching():
+                place = find_place(rows, within, behind, order)
+            return None if place is None else Place(cursor=encode_cursor(order, place), pk=place.pk)
+        except (InvalidKeyRangesError, UnavailableError):
+            raise
+        except Exception as error:
+            # Neither the driver nor the field has to know what stands there.
+            raise InvalidKeyRangesError(f"its key cannot be read ({type(error).__name__})") from error
 
 
 def _positions(order: OrderField, key_range: bytes, cursor: bytes | None) -> tuple[KeyRange, Cursor | None]:
@@ -117,11 +133,21 @@ def _queryset(value: object) -> QuerySet[Any]:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _reaching() -> Iterator[None]:
+    """Tell an outage from rows that cannot be made, or that the driver cannot read."""
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if _UNDECODED in str(error):
+            raise ValueError("a text that is not UTF-8") from None  # The message is the row's.
         raise RowsUnavailableError("the rows of an iteration could not be read") from error
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        with _reaching():
+            yield
     except (DatabaseError, OverflowError) as error:
         # It would say the same tomorrow, and is no outage: a value that it does not take, for instance.
         problem = f"rows that the database refuses to give ({type(error).__name__})"

@@ -17,6 +17,7 @@ from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import SliceCall, parse_finalize, parse_slice
 from safedefer.core.iteration.planning import plan_run, repeat_plan
 from safedefer.core.iteration.rows import open_shard_keys, parse_shard, plan_keys, run_key, shard_key
+from safedefer.core.iteration.slices import leave_shard
 from safedefer.core.iteration.state import ENDED, Run, RunState
 from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
@@ -157,6 +158,9 @@ def _work_on_slice(runtime: Runtime, call: SliceCall) -> Outcome | None:
     if run is None:
         return None
     check_plan(run, call.plan_sha256)
+    if over := leave_shard(run, call.shard):
+        # Before anything is opened that a slice needs, and that may be what an iteration was cancelled for.
+        return Outcome(commands=over.commands, walk=find_walk(runtime, run), run=run)
     return Slice(runtime, call, run).work()
 
 

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from math import ceil
@@ -160,9 +160,10 @@ class Slice:
         return ()
 
     def _read(self, size: int) -> WalkedPage:
-        return self._runtime.querysets.read_page(
-            self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor, size
-        )
+        with self._as_deferred():
+            return self._runtime.querysets.read_page(
+                self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor, size
+            )
 
     def _find_place(self) -> Place | None:
         """The place of the row behind the last one that was finished.
@@ -170,9 +171,14 @@ class Slice:
         Raises:
             InvalidKeyRangesError: It has none.
         """
-        return self._runtime.querysets.find_place(
-            self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor
-        )
+        with self._as_deferred():
+            return self._runtime.querysets.find_place(
+                self._queryset, self._walk.plan.order_field, self._held.shard.key_range, self._held.cursor
+            )
+
+    def _as_deferred(self) -> AbstractContextManager[None]:
+        """In the zone of whoever deferred it, on which filters by dates depend: a callback may have left another."""
+        return self._runtime.surroundings.restored(self._walk.claims.surroundings)
 
     def _go_through(self, rows: PageRows) -> Commands:
         while not rows.is_over:
@@ -193,6 +199,7 @@ class Slice:
         item = self._item(place.cursor)
         if self._judge(item) is not None:
             # Only here attempts may be spent before the call: workers were stopped in it.
+            self._pace.count(1, calls=1)
             return self._held.write(lambda _, __: _given_up(self._judge(item))) or self._held.save()
         self._announce(item)
         try:
@@ -345,6 +352,7 @@ class Slice:
 
     def _fail(self, item: Item, failure: FunctionFailedError) -> Commands:
         held, policy = self._held, self._walk.plan.policy
+        self._pace.count(1, calls=1)
         later = self._asked_for(failure)
         if later is None:
             return held.write(lambda run, shard: fail_item(run, shard, held.done, item, policy, now=self._now))

@@ -15,9 +15,11 @@ from django.utils import timezone
 from safedefer import Iteration, defer, defer_iteration_with_finalize, get_deferred_shard_index
 from safedefer.core.iteration.rows import parse_run, parse_shard
 from safedefer.core.iteration.state import RunState
+from safedefer.core.limits import ITERATION_SILENCE
 from safedefer.core.ports import RecordStore
 from safedefer.core.records import Change, Delete, Put, Record, RecordKey, RecordKind
 from safedefer.django.modelrefs import RowsUnavailableError
+from safedefer.django.models import StoredRecord
 from safedefer.errors import (
     InvalidCallError,
     InvalidKeyRangesError,
@@ -29,6 +31,7 @@ from safedefer.errors import (
     UnregisteredFunctionError,
     UnsupportedQuerySetError,
 )
+from safedefer.flow.iterations import sweep_iterations
 from safedefer.flow.ledger import Ledger
 from safedefer.key_ranges import sequential_int_key_ranges
 from safedefer.testing.fakes import MemoryRecords
@@ -36,7 +39,7 @@ from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Draft, Order, Reading
 from tests.support.builders import HurryingClock, ManualClock
 from tests.support.site import Site
-from tests.support.visits import begin, delete, finalized, populate, run_by_hand, run_in_time, visits
+from tests.support.visits import begin, delete, finalized, populate, run_by_hand, run_in_time, run_next, visits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
 
@@ -144,6 +147,16 @@ def test_day_of_a_condition_is_that_of_the_callers_zone(site: Site) -> None:
         defer_iteration_with_finalize(Reading.objects.filter(taken__day=2), tasks.read, tasks.all_told, "")
     site.run_tasks()
     assert site.traces()[0] == "read late"
+
+
+@pytest.mark.parametrize("using", ["default", "postgres"])
+def test_zone_that_a_callback_leaves_behind_changes_no_condition(site: Site, using: str) -> None:
+    rows, first = Reading.objects.using(using), datetime(2026, 3, 1, tzinfo=UTC)
+    rows.bulk_create(Reading(label=str(hour), taken=first + timedelta(hours=hour % 48)) for hour in range(960))
+    wanted = Counter(f"read {label}" for label in rows.filter(taken__day=1).values_list("label", flat=True))
+    defer_iteration_with_finalize(rows.filter(taken__day=1), tasks.read_far_away, tasks.all_told, "", _shards=1)
+    site.run_tasks()
+    assert Counter(site.traces()[:-1]) == wanted
 
 
 def test_rows_that_cannot_be_cut_any_more_are_a_failure_that_can_be_mended(site: Site) -> None:
@@ -494,6 +507,41 @@ def test_cancelled_iteration_is_not_finalized(site: Site) -> None:
     with pytest.raises(CommandError, match="cannot be"):
         command("pause", iteration.id)
     assert finalized(site) == 0
+
+
+def test_cancelled_iteration_ends_though_its_queryset_cannot_be_made(site: Site) -> None:
+    populate(5)
+    site.pause()
+    iteration = begin(tasks.customers_named.bind("c000"), _shards=1)
+    assert site.post(site.tasks()[0].http_request.body).status == 204
+    tasks.broken.add("c000")
+    iteration.cancel()
+    for task in site.tasks():
+        assert site.post(task.http_request.body).status == 204
+
+
+def test_finalize_waits_where_the_store_was_set_back_before_its_end(site: Site) -> None:
+    names = populate(5)
+    clock = ManualClock(site.runtime.clock.time())
+    site.use(clock=clock, ledger=Ledger(site.runtime.records, clock))
+    site.pause()
+    begin(Customer.objects.all(), _shards=1)
+    run_next(site)
+    before = list(StoredRecord.objects.filter(kind__in=[RecordKind.RUN, RecordKind.SHARD]))
+    run_next(site)
+    for record in before:
+        record.save()
+    (finalize,) = site.tasks()
+    assert site.post(finalize.http_request.body).status == 409
+    assert finalized(site) == 0
+    clock.now += ITERATION_SILENCE.total_seconds()
+    sweep_iterations(site.runtime)
+    delete(site, finalize.name)
+    run_in_time(site)
+    assert finalized(site) == 0
+    assert site.post(finalize.http_request.body).status == 204
+    assert visits(site) == Counter(names * 2)
+    assert finalized(site) == 1
 
 
 def test_iteration_that_is_not_there_is_told(site: Site) -> None:

@@ -4,10 +4,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import DataError, IntegrityError, connections
 from django.db.models.signals import post_init
 
 from safedefer import Iteration, defer_iteration_with_finalize
@@ -16,9 +17,9 @@ from safedefer.core.records import RecordKind
 from safedefer.errors import InvalidKeyRangesError, Reason
 from tests.site.shop import tasks
 from tests.site.shop.models import Customer, Order, Reading
-from tests.support.builders import ManualClock
+from tests.support.builders import HurryingClock, ManualClock
 from tests.support.site import Site
-from tests.support.visits import begin, delete, finalized, populate, run_by_hand, run_in_time, visits
+from tests.support.visits import begin, delete, finalized, populate, run_by_hand, run_in_time, run_next, visits
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other", "postgres"])
 
@@ -237,6 +238,70 @@ def test_row_that_cannot_be_made_is_skipped_like_one_whose_call_fails(
     assert (skipped, state) == (3, RunState.DONE)
     # Two attempts each; where all rows of a page are made at once, its failure is counted as well.
     assert failed >= 6
+
+
+@each_callback
+@pytest.mark.parametrize("error", [OverflowError, DataError, IntegrityError])
+def test_row_whose_making_ends_in_an_error_of_the_database_is_no_outage(
+    site: Site, callback: Any, options: dict[str, Any], error: type[Exception]
+) -> None:
+    names = populate(20)
+    with unmakeable("c0000", "c0007", error=error):
+        iteration = walk(callback, attempts=2, **options)
+        run_in_time(site)
+    assert visits(site) == Counter(names) - Counter(["c0000", "c0007"])
+    assert (counts(iteration)[0], finalized(site)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("using", "value"), [("postgres", "taken = 'infinity'"), ("default", "label = CAST(x'ff' AS TEXT)")]
+)
+def test_row_that_the_driver_cannot_read_is_skipped(site: Site, using: str, value: str) -> None:
+    rows = Reading.objects.using(using)
+    rows.bulk_create(Reading(label=str(number)) for number in range(10))
+    spoil("4", value, using)
+    iteration = walk_readings(rows)
+    run_in_time(site)
+    assert Counter(site.traces()) == Counter([f"read {number}" for number in range(10) if number != 4] + ["finalized "])
+    assert counts(iteration)[0] == 1
+
+
+def test_row_whose_place_the_driver_cannot_read_asks_for_a_person_and_repeats_nothing(site: Site) -> None:
+    rows = Reading.objects.all()
+    rows.bulk_create(Reading(label=str(day), taken=datetime(2026, 1, 1 + day, tzinfo=UTC)) for day in range(10))
+    iteration = walk_readings(rows, order_field="taken")
+    run_next(site)
+    spoil("4", "taken = '2026-01-05 99:99'", "default")
+    run_in_time(site)
+    assert Counter(site.traces()) == Counter(f"read {day}" for day in range(4))
+    assert counts(iteration)[2] is RunState.HALTED
+
+
+def walk_readings(rows: Any, **options: Any) -> Iteration:
+    """An iteration over readings, which leaves a row out when it has failed twice."""
+    options |= {"_on_error": "skip", "_max_item_attempts": 2, "_shards": 1, "_delete_marker": False}
+    return defer_iteration_with_finalize(rows, tasks.read, tasks.all_told, "", **options)
+
+
+def spoil(label: str, assignment: str, using: str) -> None:
+    """Write what Django would not."""
+    with connections[using].cursor() as cursor:
+        cursor.execute(f"UPDATE shop_reading SET {assignment} WHERE label = %s", [label])
+
+
+def test_slice_of_rows_that_fail_ends_in_time_as_any_other(site: Site) -> None:
+    names = populate(60)
+    tasks.broken.update(names)
+    site.pause()
+    iteration = begin(Customer.objects.all(), _shards=1, _deadline=30, _on_error="skip", _max_item_attempts=1)
+    run_next(site)
+    clock = HurryingClock(site.runtime.clock.time(), 0.5)
+    site.use(clock=clock)
+    before = clock.time()
+    (task,) = site.tasks()
+    assert site.post(task.http_request.body).status == 204
+    assert clock.time() - before < 30
+    assert 0 < counts(iteration)[0] < len(names)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, SystemExit])

@@ -46,9 +46,16 @@ def begin(queryset: Any, *args: Any, **options: Any) -> Iteration:
 def run_by_hand(site: Site) -> None:
     """Deliver what waits in place of the queue, whose clock is not the site's."""
     site.pause()
-    while waiting := site.tasks():
-        assert site.post(waiting[0].http_request.body).status == 204
-        delete(site, waiting[0].name)
+    while site.tasks():
+        run_next(site)
+
+
+def run_next(site: Site) -> None:
+    """Deliver what waits longest in place of the queue."""
+    site.pause()
+    task = site.tasks()[0]
+    assert site.post(task.http_request.body).status == 204
+    delete(site, task.name)
 
 
 def run_in_time(site: Site, between: Callable[[], object] = lambda: None) -> None:

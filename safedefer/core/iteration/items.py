@@ -1,6 +1,6 @@
 """Rows that fail: what came before them is kept, attempts are counted in the shard, and then a policy decides."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import final
 
@@ -42,7 +42,7 @@ class Item:
     """
 
     digest: bytes
-    cursor: bytes
+    cursor: bytes = field(repr=False)
 
 
 def is_spent(shard: Shard, digest: bytes, policy: ItemPolicy) -> bool:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from safedefer.core.iteration.decisions import ACKNOWLEDGE, CreateFinalize, Decision, decide, slice_of
+from safedefer.core.iteration.decisions import ACKNOWLEDGE, STOP, CreateFinalize, Decision, decide, slice_of
 from safedefer.core.iteration.slices import lease_end
 from safedefer.core.iteration.state import ENDED, RESUMABLE, Run, RunState, Shard, ShardState
 from safedefer.core.limits import ITERATION_SILENCE
@@ -105,7 +105,10 @@ def sweep_shard(run: Run, shard: Shard, *, now: float) -> Decision:
 
 def start_finalize(run: Run) -> Decision:
     """What becomes of a finalize task that was delivered: no commands means that it is to be run."""
-    return Decision(commands=() if run.state is RunState.FINALIZING else (ACKNOWLEDGE,), run=run)
+    if run.state in ENDED:
+        return Decision(commands=(ACKNOWLEDGE,), run=run)
+    # A store that was restored may have lost the commit that this task was created behind: it waits for the end.
+    return Decision(commands=() if run.state is RunState.FINALIZING else (STOP,), run=run)
 
 
 def finish_finalize(run: Run, *, now: float) -> Decision:

@@ -1,6 +1,6 @@
 """One slice of one shard: claim, checkpoint, end. Whoever has the fencing number writes, and nobody else."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, final
 
 from safedefer.core.iteration.decisions import (
@@ -31,7 +31,7 @@ class Work:
         batch_size: Rows of the next page, from `budget.adapt_batch`; None leaves it.
     """
 
-    cursor: bytes | None = None
+    cursor: bytes | None = field(default=None, repr=False)
     processed: int = 0
     slowest_ms: int = 0
     batch_size: int | None = None
@@ -50,11 +50,8 @@ def claim_shard(run: Run, shard: Shard | None, *, index: int, seq: int, now: flo
     Raises:
         StoreUnavailableError: The row of an open shard is missing.
     """
-    if run.state is RunState.FINALIZING:
-        # Whoever finished the last shard may have died before it created this task.
-        return Decision(commands=(CreateFinalize(), ACKNOWLEDGE))
-    if run.state in ENDED or index not in run.open:
-        return Decision(commands=(ACKNOWLEDGE,))
+    if over := leave_shard(run, index):
+        return over
     if shard is None:
         raise StoreUnavailableError("the row of an open shard is missing")
     if shard.seq < seq:
@@ -68,6 +65,16 @@ def claim_shard(run: Run, shard: Shard | None, *, index: int, seq: int, now: flo
     if run.state is not RunState.RUNNING or shard.state is ShardState.FAILED:
         return Decision(commands=(ACKNOWLEDGE,))  # Resuming wakes every open shard with a task of a new name.
     return decide(now, shard=_claimed(shard, int(now), lease_seconds))
+
+
+def leave_shard(run: Run, index: int) -> Decision | None:
+    """What becomes of a slice that was delivered behind the end of its shard; None where it has not ended."""
+    if run.state is RunState.FINALIZING:
+        # Whoever finished the last shard may have died before it created this task.
+        return Decision(commands=(CreateFinalize(), ACKNOWLEDGE))
+    if run.state in ENDED or index not in run.open:
+        return Decision(commands=(ACKNOWLEDGE,))
+    return None
 
 
 def _claimed(shard: Shard, now: int, lease_seconds: int) -> Shard:

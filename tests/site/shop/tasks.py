@@ -262,6 +262,13 @@ def read(reading: Reading, last: str) -> None:
     Trace.objects.create(text=f"read {reading.label}{last}")
 
 
+@deferrable(name="shop.read_far_away")
+def read_far_away(reading: Reading, last: str) -> None:
+    """Leave a trace of a reading, and a time zone."""
+    read(reading, last)
+    timezone.activate("Pacific/Kiritimati")
+
+
 @deferrable(name="shop.visit")
 def visit(customer: Customer, greeting: str, *, loud: bool = False) -> None:
     """Leave a visit to a row."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from safedefer.core.iteration.decisions import ACKNOWLEDGE, CreateFinalize, CreateSlice, Decision
+from safedefer.core.iteration.decisions import ACKNOWLEDGE, STOP, CreateFinalize, CreateSlice, Decision
 from safedefer.core.iteration.operations import (
     cancel_run,
     finish_finalize,
@@ -165,9 +165,14 @@ def test_finalize_runs_where_every_shard_is_done() -> None:
     assert start_finalize(FINALIZING).commands == ()
 
 
-@pytest.mark.parametrize("run", [RUN, PAUSED, HALTED, DONE, CANCELLED])
-def test_finalize_of_any_other_run_ends(run: Run) -> None:
+@pytest.mark.parametrize("run", [DONE, CANCELLED])
+def test_finalize_of_a_run_that_has_ended_ends(run: Run) -> None:
     assert start_finalize(run).commands == (ACKNOWLEDGE,)
+
+
+@pytest.mark.parametrize("run", [RUN, PAUSED, HALTED])
+def test_finalize_waits_for_a_run_that_a_restored_store_has_set_back(run: Run) -> None:
+    assert start_finalize(run).commands == (STOP,)
 
 
 def test_finalized_run_is_done() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import models
+from django.db.models.functions import RowNumber
 from django.db.models.query import ModelIterable
 from django.test.utils import isolate_apps
 
@@ -48,6 +49,7 @@ def test_decimals_of_any_size_are_exact_on_postgresql() -> None:
         (Customer.objects.all().union(Customer.objects.all()), "union"),
         (Customer.objects.select_for_update(), "select_for_update"),
         (Customer.objects.order_by("name").distinct("name"), "distinct"),
+        (Customer.objects.annotate(at=models.Window(RowNumber())).filter(at=1), "window function"),
     ],
 )
 def test_queryset_that_cannot_be_walked_is_refused(queryset: Any, problem: str) -> None:
