@@ -262,14 +262,23 @@ class Slice:
         """Make some calls and, where the plan says so, keep what they have finished in one transaction with them."""
         if self._using is None:
             return go()
+        size, is_finished = self._held.done.batch_size or page_size(self._held.shard), False
         try:
             with self._runtime.commits.atomic(self._using):
                 commands = go()
                 self._held.keep()
+                is_finished = True
                 return commands
         except CommitRefusedError as error:
             self._held.reload()
             return refused(self._report(error.__cause__ or error, _UNKEPT))
+        except StoreUnavailableError as error:
+            if is_finished:
+                raise  # The commit may yet come.
+            # A callback may have lost the connection, and would do so each time. In an outage this raises as well.
+            self._held.reload()
+            failure = self._report(error.__cause__ or error, _UNKEPT)
+            return refused(failure) if is_careful(self._held.shard) else self._fail_page(size)
 
     def _go_on_for_a_while(self, rows: PageRows) -> Commands:
         """Once, or in a transaction until a checkpoint is due."""

@@ -584,6 +584,16 @@ def test_row_whose_writes_cannot_be_committed_fails_alone(site: Site, callback: 
     assert site.runtime.clock.time() - began < 120, "a lease was waited for"
 
 
+@pytest.mark.parametrize("callback", [tasks.visit_and_hang_up, tasks.visit_many_and_hang_up])
+def test_callback_that_loses_its_connection_in_a_transaction_fails_alone(site: Site, callback: Any) -> None:
+    names = populate(30)
+    tasks.broken.add("c0007")
+    iteration = walk(callback, attempts=2, _atomic="batch")
+    run_in_time(site)
+    assert visits(site) == Counter(names) - Counter(["c0007"])
+    assert (counts(iteration)[0], finalized(site)) == (1, 1)
+
+
 def test_outage_in_a_transaction_releases_the_shard(site: Site) -> None:
     names = populate(30)
     site.pause()

@@ -458,6 +458,21 @@ def order_and_forget(customer: Customer, last: str) -> None:
             Order.objects.create(pk=1, customer=customer)
 
 
+@deferrable(name="shop.visit_and_hang_up")
+def visit_and_hang_up(customer: Customer, last: str) -> None:
+    """Leave a visit to a row, and no connection."""
+    trace("visit", customer.name, last)
+    if customer.name in broken:
+        connections["default"].close()
+
+
+@deferrable(name="shop.visit_many_and_hang_up", batch=True)
+def visit_many_and_hang_up(customers: list[Customer], last: str) -> None:
+    """The same for several rows."""
+    for customer in customers:
+        visit_and_hang_up(customer, last)
+
+
 @deferrable(name="shop.greet_slowly")
 def greet_slowly(customer: Customer, greeting: str) -> None:
     """Leave a visit to a row."""
