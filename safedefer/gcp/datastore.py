@@ -33,6 +33,7 @@ from google.cloud.datastore_v1.types import (
     PropertyOrder,
     PropertyReference,
     Query,
+    QueryResultBatch,
     ReadOptions,
     TransactionOptions,
     Value,
@@ -45,6 +46,12 @@ from safedefer.gcp.faults import AmbiguousCommit, CommitAborted, EntityExists, c
 from safedefer.gcp.local_channel import open_local_channel
 from safedefer.gcp.per_process import PerProcess
 
+_MORE: Final = frozenset(
+    {
+        QueryResultBatch.MoreResultsType.NOT_FINISHED,
+        QueryResultBatch.MoreResultsType.MORE_RESULTS_AFTER_LIMIT,
+    }
+)
 _KINDS: Final[Mapping[RecordKind, str]] = {
     RecordKind.LEDGER: "SafedeferLedger",
     RecordKind.OVERFLOW: "SafedeferOverflow",
@@ -138,18 +145,28 @@ class DatastoreRecords:
             order=[PropertyOrder(property=name, direction=PropertyOrder.Direction.ASCENDING)],
             limit=min(limit, _MOST_RESPONSE_BYTES // MOST_BYTES[kind]),
         )
+        until = self._end()
         with calling_store("query"):
-            response = self._client.get().run_query(
-                request={
-                    "project_id": self._target.project,
-                    "database_id": self._target.database,
-                    "partition_id": self._partition(),
-                    "query": query,
-                },
-                retry=_READ_RETRY.with_timeout(self._target.all_seconds),
-                timeout=self._target.try_seconds,
-            )
-        return [_record(result.entity) for result in response.batch.entity_results]
+            while True:
+                batch = self._query(query, until)
+                records = [_record(result.entity) for result in batch.entity_results if _is_ours(result.entity)]
+                # No result is not yet the end: the service may answer before it has looked through everything.
+                if records or batch.more_results not in _MORE:
+                    return records
+                query.start_cursor = batch.end_cursor
+
+    def _query(self, query: Query, until: float) -> QueryResultBatch:
+        response = self._client.get().run_query(
+            request={
+                "project_id": self._target.project,
+                "database_id": self._target.database,
+                "partition_id": self._partition(),
+                "query": query,
+            },
+            retry=_retry_until(until),
+            timeout=self._target.try_seconds,
+        )
+        return response.batch
 
     def commit(self, changes: Sequence[Change]) -> None:
         """Make all changes in one commit; a transaction that the service aborted is run again as a whole."""
@@ -319,6 +336,12 @@ def _record(entity: Entity) -> Record:
         data=bytes(_field(entity, "data").blob_value),
         expires_at=0 if expires is None else int(expires.timestamp()),
     )
+
+
+def _is_ours(entity: Entity) -> bool:
+    """Whether it stands where a record of ours would: others may have put theirs below one, or under a number."""
+    path = entity.key.path
+    return len(path) == 1 and bool(path[0].name)
 
 
 def _key_of(entity: Entity) -> RecordKey:

@@ -324,13 +324,19 @@ def test_entities_that_are_none_of_ours_are_passed_over_or_hold_nothing(
     store.commit([put("b")])
     client = DatastoreClient(transport=DatastoreGrpcTransport(channel=open_local_channel(cloud.datastore.address)))
     partition = PartitionId(project_id="local")
+    mode = CommitRequest.Mode.NON_TRANSACTIONAL
     for element in [
         *(Key.PathElement(kind="SafedeferLedger", id=number) for number in (1, 7, (1 << 63) - 1)),
         Key.PathElement(kind="SafedeferLedger", name="a"),
     ]:
         entity = Entity(key=Key(partition_id=partition, path=[element]))
-        mode = CommitRequest.Mode.NON_TRANSACTIONAL
         client.commit(request={"project_id": "local", "mode": mode, "mutations": [Mutation(upsert=entity)]})
+    below = [Key.PathElement(kind="SafedeferLedger", name="a"), Key.PathElement(kind="SafedeferLedger", name="0")]
+    for number in range(5):
+        path = [*below, Key.PathElement(kind="SafedeferLedger", id=number + 1)] if number else below
+        entity = Entity(key=Key(partition_id=partition, path=path))
+        client.commit(request={"project_id": "local", "mode": mode, "mutations": [Mutation(upsert=entity)]})
+    assert [record.key for record in store.scan(LEDGER, after="a", limit=2)] == [key("b")]
     strange, ours = store.scan(LEDGER, limit=9)
     assert (strange.key, strange.version, strange.data, strange.expires_at) == (key("a"), 0, b"", 0)
     assert ours.key == key("b")
