@@ -7,19 +7,16 @@ what comes from the store is only how far it is.
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from safedefer.core.claims import Claims, TaskType
 from safedefer.core.control import Drop
-from safedefer.core.iteration.ids import finalize_task_id
 from safedefer.core.iteration.operations import finish_finalize, start_finalize
 from safedefer.core.iteration.plan import SliceCall, parse_finalize, parse_slice
 from safedefer.core.iteration.planning import plan_run, repeat_plan
 from safedefer.core.iteration.rows import open_shard_keys, parse_shard, plan_keys, run_key, shard_key
 from safedefer.core.iteration.slices import leave_shard
 from safedefer.core.iteration.state import ENDED, Run, RunState
-from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
 from safedefer.core.records import Delete
 from safedefer.core.signing import VerifiedBody
@@ -38,6 +35,7 @@ from safedefer.flow.iteration_walk import (
     Walk,
     check_plan,
     decode_tree,
+    end_of_plan,
     find_walk,
     open_queryset,
     open_walk,
@@ -120,9 +118,8 @@ def _was_finalized(runtime: Runtime, plan: Claims) -> bool:
     The run may have been removed since, and this one be another. So it is asked once a run is there: whatever removed a
     former one came before. The ledger keeps the finalize task for longer than the plan's may come.
     """
-    finalize = replace(plan, task_id=finalize_task_id(plan.task_id))
-    claim = runtime.ledger.look(finalize).claim
-    return isinstance(claim, Finished) and not claim.dead
+    end = end_of_plan(runtime, plan)
+    return end is not None and not end.dead
 
 
 def _finalize(runtime: Runtime, run_id: TaskId, digest: bytes, task: CurrentTask) -> Outcome | None:

@@ -1,7 +1,7 @@
 """What an iteration walks and whom it calls, by its verified plan; and how far it is, by the store."""
 
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TypeAlias, final
 
@@ -11,9 +11,11 @@ from safedefer.core.envelope import parse_envelope
 from safedefer.core.function import RegisteredFunction
 from safedefer.core.iteration.decisions import Command, CreateFinalize, CreateSlice
 from safedefer.core.iteration.description import Description
+from safedefer.core.iteration.ids import finalize_task_id
 from safedefer.core.iteration.plan import Named, Plan, parse_plan
 from safedefer.core.iteration.rows import parse_run, plan_keys, run_key
 from safedefer.core.iteration.state import Run
+from safedefer.core.ledger import Finished
 from safedefer.core.names import TaskId
 from safedefer.core.parameters import Parameters
 from safedefer.core.signing import VerifiedBody, verify_body, verify_envelope
@@ -153,6 +155,16 @@ def read_run(runtime: Runtime, run_id: TaskId) -> Run | None:
     key = run_key(run_id)
     record = runtime.records.get([key]).get(key)
     return None if record is None else parse_run(record)
+
+
+def end_of_plan(runtime: Runtime, plan: Claims) -> Finished | None:
+    """What the ledger knows of the end of an iteration: of its finalize task.
+
+    Raises:
+        StoreUnavailableError: The store did not answer.
+    """
+    claim = runtime.ledger.look(replace(plan, task_id=finalize_task_id(plan.task_id))).claim
+    return claim if isinstance(claim, Finished) else None
 
 
 def check_plan(run: Run, digest: bytes) -> None:

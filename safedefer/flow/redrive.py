@@ -15,6 +15,7 @@ from safedefer.core.routing import Route
 from safedefer.core.signing import VerifiedBody, VerifiedEnvelope, sign_envelope, verify_body, verify_envelope
 from safedefer.errors import DeadLetterError, Reason, RecordConflictError, RejectedError
 from safedefer.flow.deadletters import find_letter, read_envelope, remove_letter
+from safedefer.flow.iteration_walk import end_of_plan, read_run
 from safedefer.flow.ledger import record_expiry
 from safedefer.flow.overflow import read_overflow, remove_overflow, write_overflow
 from safedefer.flow.runtime import Runtime
@@ -96,6 +97,11 @@ def _end_old_call(runtime: Runtime, old: Claims, letter: DeadLetter, *, force: b
         raise DeadLetterError(
             "this call came so long after its expiry that the ledger may have forgotten its execution; make sure that "
             "it was not executed, and use --force"
+        )
+    if old.type is TaskType.PLAN and (read_run(runtime, old.task_id) or end_of_plan(runtime, old)):
+        # Its own acknowledgement may have been lost.
+        raise DeadLetterError(
+            "this iteration has begun, as safedefer_iterations shows, or is over; its plan can only be purged"
         )
     standing = runtime.ledger.look(old)
     match standing.claim:

@@ -3,7 +3,9 @@
 import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -16,6 +18,7 @@ from safedefer.core.ports import RecordStore
 from safedefer.core.records import Change, Delete, Put, Record, RecordKey, RecordKind
 from safedefer.core.registry import Registry
 from safedefer.errors import IterationError, RecordConflictError, StoreUnavailableError
+from safedefer.flow.ledger import Ledger
 from tests.site.shop.models import Customer
 from tests.support.builders import RING, ManualClock
 from tests.support.site import Site
@@ -284,6 +287,34 @@ def test_what_cannot_be_carried_out_any_more_is_seen_and_ended_and_not_resumed(
     assert "cancel was asked for" in command("cancel", iteration.id)
     assert state_of(site, iteration) is RunState.CANCELLED
     assert site.tasks() == []
+
+
+def test_plan_whose_answer_was_lost_is_not_driven_again_behind_its_iteration(site: Site) -> None:
+    names = populate(4)
+    site.pause()
+    iteration = begin(Customer.objects.all(), _shards=1)
+    (plan,) = site.tasks()
+    records, clock = site.runtime.records, site.runtime.clock
+    written = Counter[RecordKey]()
+
+    def answer_once(key: RecordKey) -> Exception | None:
+        written[key] += 1
+        lost = key == RecordKey(RecordKind.LEDGER, iteration.id) and written[key] > 1
+        return StoreUnavailableError("no answer") if lost else None
+
+    site.use(ledger=Ledger(TroubledRecords(records, answer_once), clock))
+    assert site.post(plan.http_request.body).status == 503
+    delete(site, plan.name)
+    site.use(ledger=Ledger(records, clock))
+    run_by_hand(site)
+    late = ManualClock(clock.time() + timedelta(days=32).total_seconds())
+    site.use(clock=late, ledger=Ledger(records, late))
+    assert site.post(plan.http_request.body).status == 204
+    with pytest.raises(CommandError, match="1 of 1 could not be done"):
+        call_command("safedefer_deadletters", "redrive", "--all", stderr=io.StringIO())
+    run_by_hand(site)
+    assert visits(site) == Counter(names)
+    assert finalized(site) == 1
 
 
 def test_each_of_several_iterations_is_changed_whatever_becomes_of_the_others(site: Site) -> None:

@@ -36,7 +36,8 @@ def resume_run(run: Run, *, now: float) -> Decision:
     if run.state is RunState.RUNNING:
         return Decision(run=run)
     if run.state is RunState.FINALIZING:
-        return Decision(commands=(CreateFinalize(),), run=run)
+        # Under a name of its own: a queue that has dropped the task keeps its name for a while.
+        return Decision(commands=(CreateFinalize(again=int(now)),), run=run)
     if run.state not in RESUMABLE:
         raise IterationError(f"an iteration that is {run.state.value} cannot be resumed")
     run = replace(

@@ -72,7 +72,7 @@ def test_resume_without_an_open_shard_finalizes() -> None:
 
 def test_resume_may_be_repeated() -> None:
     assert resume_run(RUN, now=NOW) == Decision(run=RUN)
-    assert resume_run(FINALIZING, now=NOW) == Decision(commands=(CreateFinalize(),), run=FINALIZING)
+    assert resume_run(FINALIZING, now=NOW) == Decision(commands=(CreateFinalize(again=NOW),), run=FINALIZING)
 
 
 @pytest.mark.parametrize("run", [DONE, CANCELLED])
