@@ -307,7 +307,7 @@ def test_plan_whose_answer_was_lost_is_not_driven_again_behind_its_iteration(sit
     delete(site, plan.name)
     site.use(ledger=Ledger(records, clock))
     run_by_hand(site)
-    late = ManualClock(clock.time() + timedelta(days=32).total_seconds())
+    late = ManualClock(clock.time() + timedelta(days=31, minutes=10).total_seconds())
     site.use(clock=late, ledger=Ledger(records, late))
     assert site.post(plan.http_request.body).status == 204
     with pytest.raises(CommandError, match="1 of 1 could not be done"):
